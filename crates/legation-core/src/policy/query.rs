@@ -1,0 +1,164 @@
+//! What others ask of the state. Nothing here decides; it only tells.
+
+use super::writer::check_epoch_logged;
+use super::{OrderState, Refusal, RegistryState, State};
+use crate::id::{EpochNo, Generation, OrderId, RegistryId, Sha256, StateId, Term};
+use crate::mandate::Role;
+use crate::statement::{
+    EpochSet, Keyring, LogHead, Mandate, Name, Target, TermStep, Time, VersionPick,
+};
+
+impl State {
+    /// Which state this is.
+    #[must_use]
+    pub fn id(&self) -> StateId {
+        self.id
+    }
+
+    /// The mandate in force.
+    #[must_use]
+    pub fn mandate(&self) -> &Mandate {
+        &self.mandate
+    }
+
+    /// Digest of the mandate in force.
+    #[must_use]
+    pub fn mandate_id(&self) -> Sha256 {
+        self.mandate_id
+    }
+
+    /// The public keys that the mandate names.
+    #[must_use]
+    pub fn keyring(&self) -> &Keyring {
+        &self.keyring
+    }
+
+    /// Entries so far; the next one has this index.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.heads.size()
+    }
+
+    /// The log's size and root, as a checkpoint states them and orders name them.
+    #[must_use]
+    pub fn head(&self) -> LogHead {
+        let size = self.heads.size();
+        // The newest size can always be recomputed.
+        LogHead {
+            size,
+            root: self.heads.root_at(size).unwrap_or(Sha256([0; 32])),
+        }
+    }
+
+    /// The root at an earlier size; `None` if it lies ahead, or too far back to be recomputed.
+    #[must_use]
+    pub fn root_at(&self, size: u64) -> Option<Sha256> {
+        self.heads.root_at(size)
+    }
+
+    /// The latest receive time. The embassy gives no entry an earlier one, whatever its clock says.
+    #[must_use]
+    pub fn last_received(&self) -> Time {
+        self.last_received
+    }
+
+    /// The entry that a statement came with. Of marks only each registry's last is known.
+    #[must_use]
+    pub fn logged(&self, statement: &Sha256) -> Option<u64> {
+        self.logged.get(statement).copied()
+    }
+
+    /// Every registry.
+    pub fn registries(&self) -> impl Iterator<Item = (RegistryId, &RegistryState)> {
+        self.registries.iter().map(|(id, registry)| (*id, registry))
+    }
+
+    /// One registry.
+    #[must_use]
+    pub fn registry(&self, id: RegistryId) -> Option<&RegistryState> {
+        self.registries.get(&id)
+    }
+
+    /// Every accepted order.
+    pub fn orders(&self) -> impl Iterator<Item = &OrderState> {
+        self.orders.values()
+    }
+
+    /// One accepted order.
+    #[must_use]
+    pub fn order(&self, order: &OrderId) -> Option<&OrderState> {
+        self.orders.get(order)
+    }
+
+    /// Fences that accepted orders ask for and that are not logged yet: what an embassy owes after a restart too.
+    pub fn fences_due(&self) -> impl Iterator<Item = (&OrderId, RegistryId, &TermStep)> {
+        let due = |o: &OrderState, registry| {
+            let now = self.registries.get(&registry).map(|r| r.term);
+            o.sealed.is_none() && o.order.term.as_ref().map(|step| step.to) == now
+        };
+        self.orders.values().flat_map(move |o| {
+            let step = o.order.term.as_ref();
+            o.fences_due()
+                .filter(move |registry| due(o, *registry))
+                .filter_map(move |registry| Some((&o.order.order, registry, step?)))
+        })
+    }
+
+    /// The vault generation that new epochs are sealed to: the first one after every spent one. `None` when all are
+    /// spent.
+    #[must_use]
+    pub fn generation(&self) -> Option<Generation> {
+        let spent = self.spent.last().copied();
+        self.mandate
+            .vault
+            .iter()
+            .map(|row| row.generation)
+            .find(|generation| spent.is_none_or(|spent| *generation > spent))
+    }
+
+    /// The generations whose seed was rebuilt.
+    pub fn spent(&self) -> impl Iterator<Item = Generation> + '_ {
+        self.spent.iter().copied()
+    }
+
+    /// Whose a TLS key is, by the SHA-256 of its SPKI. Nobody else is let in.
+    #[must_use]
+    pub fn role_of(&self, spki: &Sha256) -> Option<Role> {
+        self.mandate.role_of(spki)
+    }
+
+    /// The epochs that it takes to open a version, and with `end-of-wal` everything after it: what an order lists.
+    #[must_use]
+    pub fn scope(
+        &self,
+        registry: RegistryId,
+        version: VersionPick,
+        target: Option<Target>,
+    ) -> Option<EpochSet> {
+        let registry = self.registries.get(&registry)?;
+        let commit = match version {
+            VersionPick::Latest => &registry.head()?.commit,
+            VersionPick::Exactly(version) => &registry.version(version)?.commit,
+        };
+        let after = registry
+            .epochs
+            .iter()
+            .map(|e| e.epoch)
+            .filter(|e| target.is_some() && *e > commit.epochs.last());
+        EpochSet::of(commit.epochs.iter().chain(after))
+    }
+
+    /// Whether `writer` may append to the journal of `registry` in `term`, under a logged epoch.
+    ///
+    /// # Errors
+    /// [`Refusal`], class `Fenced` (exit 6) if the term has ended.
+    pub fn may_journal(
+        &self,
+        writer: &Name,
+        registry: RegistryId,
+        term: Term,
+        epoch: EpochNo,
+    ) -> Result<(), Refusal> {
+        check_epoch_logged(self.check_may_write(writer, registry, term)?, epoch)
+    }
+}

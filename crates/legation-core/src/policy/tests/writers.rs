@@ -1,0 +1,441 @@
+//! Writers: what home may send, and when it is fenced.
+
+use super::*;
+
+#[test]
+fn writers_write_what_the_mandate_gives_them() {
+    check(
+        |w| w.write(2, w.commit(1)),
+        Err((Rule::Writer, "does not let 'w-2' write r-3f9a11")),
+    );
+    check(
+        |w| w.tell(w.commit(1)),
+        Err((Rule::Signer, "an embassy does not sign")),
+    );
+    check(
+        |w| Signed::sign_with(w.commit(1), &SigningKey::from_seed(&[99; 64]).unwrap()).unwrap(),
+        Err((Rule::Signer, "the mandate names no key")),
+    );
+    check(
+        |w| {
+            w.write(
+                1,
+                Commit {
+                    mandate: 2,
+                    ..w.commit(1)
+                },
+            )
+        },
+        Err((Rule::MandateInForce, "mandate 1 is in force")),
+    );
+    let other = crate::id::RegistryId::new(1).unwrap();
+    check(
+        |w| {
+            w.write(
+                1,
+                Commit {
+                    registry: other,
+                    ..w.commit(1)
+                },
+            )
+        },
+        Err((Rule::Writer, "no registry r-000001")),
+    );
+    check(
+        |w| {
+            w.write(
+                1,
+                Commit {
+                    term: Term(2),
+                    ..w.commit(1)
+                },
+            )
+        },
+        Err((Rule::Writer, "term 2 has not begun")),
+    );
+    check(
+        |w| w.approve_as_commit(),
+        Err((Rule::Signer, "officers do not sign")),
+    );
+    check(
+        |w| {
+            let one = w.write(1, w.commit(1)).encode();
+            let line = one.lines().last().unwrap().to_owned();
+            Signed::parse(format!("{one}{line}\n").as_bytes()).unwrap()
+        },
+        Err((Rule::Signer, "there are 2 signatures")),
+    );
+}
+
+impl World {
+    fn approve_as_commit(&self) -> Signed {
+        let mut signed = Signed::unsigned(self.commit(1).text()).unwrap();
+        let armoured = self.officers[0].sign(Commit::HEADER, signed.text().as_bytes());
+        signed.add_officer(v("officer-1"), &armoured).unwrap();
+        signed
+    }
+}
+
+#[test]
+fn both_halves_of_a_hybrid_signature_count() {
+    for half in [0..64, 64..SIGNATURE] {
+        check(
+            |w| {
+                let whole = w.write(1, w.commit(1));
+                let mut bytes = whole.signatures()[0].bytes.clone();
+                bytes[half].fill(0);
+                let line = format!(
+                    "signature: {} {}\n",
+                    whole.signatures()[0].signer,
+                    Base64(bytes)
+                );
+                Signed::parse(format!("{}\n{line}", whole.text()).as_bytes()).unwrap()
+            },
+            Err((
+                Rule::Signature,
+                "both the Ed25519 and the ML-DSA-65 part must",
+            )),
+        );
+    }
+    check(
+        |w| {
+            let whole = w.write(1, w.commit(1));
+            let short = Base64(whole.signatures()[0].bytes[..64].to_vec());
+            let line = format!("signature: {} {short}\n", whole.signatures()[0].signer);
+            Signed::parse(format!("{}\n{line}", whole.text()).as_bytes()).unwrap()
+        },
+        Err((Rule::Signature, "")),
+    );
+}
+
+#[test]
+fn epochs_come_in_order_and_to_the_generation_in_use() {
+    check(|w| w.write(1, w.epoch(1)), Ok(()));
+    check(
+        |w| {
+            w.write(
+                1,
+                Epoch {
+                    epoch: EpochNo(4),
+                    ..w.epoch(1)
+                },
+            )
+        },
+        Err((Rule::Epoch, "epoch 4 was sent; 2 epochs")),
+    );
+    check(
+        |w| {
+            w.write(
+                1,
+                Epoch {
+                    epoch: EpochNo(2),
+                    slip: Digest::of(b"another"),
+                    ..w.epoch(1)
+                },
+            )
+        },
+        Err((Rule::Epoch, "epoch 2 was sent")),
+    );
+    check(
+        |w| {
+            w.write(
+                1,
+                Epoch {
+                    suite: 2,
+                    ..w.epoch(1)
+                },
+            )
+        },
+        Err((Rule::Suite, "suite 2 is not the mandate's")),
+    );
+    let ahead = |w: &mut World| {
+        w.write(
+            1,
+            Epoch {
+                generation: Generation(2),
+                ..w.epoch(1)
+            },
+        )
+    };
+    check(ahead, Err((Rule::Generation, "generation 1 is in use")));
+    let mut world = World::lived();
+    let key = OpeningKey::from_seed(&[71; 32]).unwrap();
+    for spent in 1..=4 {
+        let name = format!("2026-11-22-0000000{spent}");
+        let order = world.grant(&name, &[3], &key);
+        world.must(world.approve(&order, &[1, 2, 4]));
+        let stale = world.write(
+            2,
+            Epoch {
+                generation: Generation(spent),
+                ..world.epoch(3)
+            },
+        );
+        let why = if spent == 4 {
+            "every vault generation is spent"
+        } else {
+            "is in use: seal it to that one"
+        };
+        outcome(&mut world, stale, Err((Rule::Generation, why)));
+        if spent < 4 {
+            world.must(world.write(2, world.epoch(3)));
+            world.must(world.write(2, world.commit(3)));
+        }
+    }
+    assert_eq!(world.state.generation(), None);
+}
+
+#[test]
+fn versions_form_one_chain() {
+    check(|w| w.write(1, w.commit(1)), Ok(()));
+    check(
+        |w| {
+            w.write(
+                1,
+                Commit {
+                    parent: None,
+                    ..w.commit(1)
+                },
+            )
+        },
+        Err((Rule::Parent, "commit's parent is none; the newest")),
+    );
+    check(
+        |w| {
+            w.write(
+                1,
+                Commit {
+                    parent: Some(Sha256::of(b"x")),
+                    ..w.commit(1)
+                },
+            )
+        },
+        Err((Rule::Parent, "commit on top of")),
+    );
+    check(
+        |w| {
+            w.write(
+                1,
+                Commit {
+                    version: VersionNo(3),
+                    ..w.commit(1)
+                },
+            )
+        },
+        Err((Rule::Parent, "the commit says v3")),
+    );
+    check(
+        |w| {
+            w.write(
+                1,
+                Commit {
+                    class: v("short"),
+                    ..w.commit(1)
+                },
+            )
+        },
+        Err((Rule::RetentionClass, "the class 'short'")),
+    );
+    check(
+        |w| {
+            w.write(
+                1,
+                Commit {
+                    suite: 7,
+                    ..w.commit(1)
+                },
+            )
+        },
+        Err((Rule::Suite, "suite 7")),
+    );
+    let ahead = EpochSet::range(EpochNo(1), EpochNo(3)).unwrap();
+    check(
+        |w| {
+            w.write(
+                1,
+                Commit {
+                    epochs: ahead,
+                    ..w.commit(1)
+                },
+            )
+        },
+        Err((Rule::EpochsLogged, "needs epochs 1-3; 2 are logged")),
+    );
+    let first = EpochSet::range(EpochNo(1), EpochNo(1)).unwrap();
+    check(
+        |w| {
+            w.write(
+                1,
+                Commit {
+                    epochs: first,
+                    ..w.commit(1)
+                },
+            )
+        },
+        Err((Rule::Fields, "the manifest lies in epoch 2")),
+    );
+    check(
+        |w| {
+            w.write(
+                1,
+                Commit {
+                    timeline: None,
+                    ..w.commit(1)
+                },
+            )
+        },
+        Err((Rule::Fields, "both given or both none")),
+    );
+    check(
+        |w| {
+            w.write(
+                1,
+                Commit {
+                    packs: Packs {
+                        count: 0,
+                        list: Digest::of(b""),
+                    },
+                    ..w.commit(1)
+                },
+            )
+        },
+        Err((Rule::Fields, "at least one pack")),
+    );
+    let mut world = World::lived();
+    let (one, two) = (
+        world.write(1, world.commit(1)),
+        Commit {
+            bytes: 1,
+            ..world.commit(1)
+        },
+    );
+    world.must(one);
+    let stale = world.write(1, two);
+    outcome(&mut world, stale, Err((Rule::Parent, "commit on top of")));
+}
+
+#[test]
+fn marks_only_go_forward() {
+    let again = |change: fn(&mut Mark)| {
+        move |w: &mut World| {
+            let mut mark = w.mark(1);
+            change(&mut mark);
+            w.write(1, mark)
+        }
+    };
+    check(again(|_| {}), Ok(()));
+    check(
+        again(|m| m.sequence = 3),
+        Err((Rule::Forward, "frame 3 at")),
+    );
+    check(
+        again(|m| m.lsn = Lsn(1)),
+        Err((Rule::Forward, "is not after it")),
+    );
+    check(
+        again(|m| m.epoch = EpochNo(9)),
+        Err((Rule::EpochsLogged, "epoch 9")),
+    );
+    let mut world = World::lived();
+    let old = world.write(
+        1,
+        Mark {
+            sequence: 77,
+            ..world.mark(1)
+        },
+    );
+    let last = world
+        .state
+        .registry(registry(1))
+        .unwrap()
+        .mark
+        .clone()
+        .unwrap();
+    world.must(world.write(
+        1,
+        Mark {
+            stream: StreamId([8; 16]),
+            sequence: 0,
+            ..world.mark(1)
+        },
+    ));
+    outcome(&mut world, old, Err((Rule::Forward, "was left for")));
+    // Only the last mark of a registry is remembered by its digest.
+    assert_eq!(world.state.logged(&last.id), None);
+    assert!(
+        world
+            .state
+            .logged(
+                &world
+                    .state
+                    .registry(registry(1))
+                    .unwrap()
+                    .mark
+                    .as_ref()
+                    .unwrap()
+                    .id
+            )
+            .is_some()
+    );
+}
+
+#[test]
+fn home_is_fenced_once_an_activation_is_ordered() {
+    let mut world = World::lived();
+    let (commit, mark, epoch) = (
+        world.write(1, world.commit(1)),
+        world.write(1, world.mark(1)),
+        world.write(1, world.epoch(1)),
+    );
+    let w1: Name = v("w-1");
+    let may = |w: &World, term| {
+        w.state
+            .may_journal(&w1, registry(1), Term(term), EpochNo(2))
+            .map_err(|r| r.exit_code())
+    };
+    assert_eq!((may(&world, 1), may(&world, 2)), (Ok(()), Err(8)));
+    assert_eq!(
+        world
+            .state
+            .may_journal(&v("w-2"), registry(1), Term(1), EpochNo(2))
+            .unwrap_err()
+            .rule,
+        Rule::Writer
+    );
+    assert_eq!(
+        world
+            .state
+            .may_journal(&w1, registry(1), Term(1), EpochNo(3))
+            .unwrap_err()
+            .rule,
+        Rule::EpochsLogged
+    );
+    world.must(world.approve(&world.order(ORDER, &[1]), &[1, 2, 4]));
+    assert_eq!((may(&world, 1), may(&world, 2)), (Err(6), Err(6)));
+    for late in [commit, mark, epoch] {
+        outcome(
+            &mut world,
+            late,
+            Err((Rule::Fenced, "nothing is accepted under term 1")),
+        );
+    }
+    // Nor does home become the writer of the new term by naming it.
+    let usurper = world.write(
+        1,
+        Commit {
+            term: Term(2),
+            ..world.commit(1)
+        },
+    );
+    outcome(
+        &mut world,
+        usurper,
+        Err((Rule::Fenced, "has no place in term 2")),
+    );
+    assert_eq!(Rule::Fenced.class().exit_code(), 6);
+    // Registries that the order does not name go on.
+    let next = world.epoch(2);
+    assert_eq!(next.generation, Generation(2));
+    world.must(world.write(1, next));
+    world.must(world.write(1, world.commit(2)));
+}

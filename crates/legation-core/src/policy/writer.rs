@@ -1,0 +1,230 @@
+//! Writers' statements: epochs, commits, marks, and what tells of holes.
+
+use super::{Change, Refusal, RegistryState, Rule, State, hold};
+use crate::id::{EpochNo, RegistryId, Sha256, StateId, Term, Timeline};
+use crate::statement::{Cause, Commit, Doubt, Epoch, Gap, Mark, Name, Signed, WalRange};
+use crate::suite::SUITE;
+
+impl State {
+    /// State, mandate, signature, registry, term, writer: what every writer's statement must have right.
+    fn check_writer(
+        &self,
+        (state, mandate): (StateId, u32),
+        registry: RegistryId,
+        term: Term,
+        signed: &Signed,
+    ) -> Result<&RegistryState, Refusal> {
+        self.check_names(state, mandate)?;
+        let key = self.check_key_signature(signed)?;
+        let Some(writer) = self.mandate.writer.iter().find(|w| w.key == key) else {
+            return Err(Refusal::new(
+                Rule::Signer,
+                "an embassy does not sign statements of this kind",
+            ));
+        };
+        self.check_may_write(&writer.name, registry, term)
+    }
+
+    pub(super) fn check_may_write(
+        &self,
+        writer: &Name,
+        registry: RegistryId,
+        term: Term,
+    ) -> Result<&RegistryState, Refusal> {
+        let known = self.registry_state(registry)?;
+        hold!(
+            known.row.writer == *writer,
+            Writer,
+            "the mandate does not let '{writer}' write {registry}"
+        );
+        let now = known.term;
+        hold!(
+            term >= now,
+            Fenced,
+            "home is fenced: {registry} is in term {now}, and nothing is accepted under term {term}"
+        );
+        hold!(
+            term == now,
+            Writer,
+            "{registry} is in term {now}; term {term} has not begun"
+        );
+        let current = known.writer.as_ref() == Some(writer);
+        hold!(
+            current,
+            Fenced,
+            "home is fenced: '{writer}' wrote {registry} in an earlier term and has no place in term {now}"
+        );
+        Ok(known)
+    }
+
+    pub(super) fn check_epoch(&self, it: Box<Epoch>, signed: &Signed) -> Result<Change, Refusal> {
+        let registry = self.check_writer((it.state, it.mandate), it.registry, it.term, signed)?;
+        check_suite(it.suite)?;
+        let last = registry.last_epoch();
+        hold!(
+            last.next() == Some(it.epoch),
+            Epoch,
+            "epoch {} was sent; {} epochs are logged, so the next number is one more",
+            it.epoch,
+            last
+        );
+        match self.generation() {
+            Some(now) => hold!(
+                it.generation == now,
+                Generation,
+                "the epoch is sealed to vault generation {}; generation {now} is in use: seal it to that one",
+                it.generation
+            ),
+            None => {
+                return Err(Refusal::new(
+                    Rule::Generation,
+                    "every vault generation is spent: the officers must deal new ones",
+                ));
+            }
+        }
+        Ok(Change::Epoch(it))
+    }
+
+    pub(super) fn check_commit(&self, it: Box<Commit>, signed: &Signed) -> Result<Change, Refusal> {
+        let registry = self.check_writer((it.state, it.mandate), it.registry, it.term, signed)?;
+        check_suite(it.suite)?;
+        let (parent, next) = registry
+            .head()
+            .map_or((None, Some(crate::id::VersionNo(1))), |h| {
+                (Some(h.id), h.commit.version.next())
+            });
+        let named = digest_or_none(it.parent);
+        hold!(
+            it.parent == parent,
+            Parent,
+            "the commit's parent is {named}; the newest version is {}: commit on top of that",
+            digest_or_none(parent)
+        );
+        hold!(
+            Some(it.version) == next,
+            Parent,
+            "the commit says {}; its parent's number makes it the next one",
+            it.version
+        );
+        let class = &registry.row.class;
+        hold!(
+            it.class == *class,
+            RetentionClass,
+            "the commit has the class '{}'; the mandate keeps {} as '{class}'",
+            it.class,
+            it.registry
+        );
+        let last = registry.last_epoch();
+        hold!(
+            it.epochs.last() <= last,
+            EpochsLogged,
+            "the commit needs epochs {}; {last} are logged: log the epoch first",
+            it.epochs
+        );
+        hold!(
+            it.epochs.contains(it.root.epoch),
+            Fields,
+            "the manifest lies in epoch {}, which the commit does not name",
+            it.root.epoch
+        );
+        hold!(
+            it.packs.count >= 1,
+            Fields,
+            "a version has at least one pack: the one with its manifest"
+        );
+        check_wal(it.timeline, it.wal.as_ref())?;
+        hold!(
+            it.stream.is_none() || it.wal.is_some(),
+            Fields,
+            "a stream continues a version that has a range of log"
+        );
+        Ok(Change::Commit(it))
+    }
+
+    pub(super) fn check_mark(&self, it: Box<Mark>, signed: &Signed) -> Result<Change, Refusal> {
+        let registry = self.check_writer((it.state, it.mandate), it.registry, it.term, signed)?;
+        check_epoch_logged(registry, it.epoch)?;
+        if let Some(last) = registry.mark.as_ref().map(|m| &m.mark) {
+            if last.stream == it.stream {
+                let forward = it.sequence > last.sequence
+                    && it.lsn >= last.lsn
+                    && it.timeline == last.timeline
+                    && it.epoch == last.epoch;
+                hold!(
+                    forward,
+                    Forward,
+                    "the stream is marked up to frame {} at {}; frame {} at {} is not after it",
+                    last.sequence,
+                    last.lsn,
+                    it.sequence,
+                    it.lsn
+                );
+            } else {
+                hold!(
+                    !registry.streams.contains(&it.stream),
+                    Forward,
+                    "the stream {} was left for {}; open a new one",
+                    it.stream,
+                    last.stream
+                );
+            }
+        }
+        Ok(Change::Mark(it))
+    }
+
+    pub(super) fn check_gap(&self, it: Box<Gap>, signed: &Signed) -> Result<Change, Refusal> {
+        self.check_writer((it.state, it.mandate), it.registry, it.term, signed)?;
+        check_wal(it.timeline, it.wal.as_ref())?;
+        hold!(
+            it.cause != Cause::StandbyRemoved,
+            Fields,
+            "'{}' makes a doubt, not a gap",
+            it.cause
+        );
+        Ok(Change::Gap(it))
+    }
+
+    pub(super) fn check_doubt(&self, it: Box<Doubt>, signed: &Signed) -> Result<Change, Refusal> {
+        self.check_writer((it.state, it.mandate), it.registry, it.term, signed)?;
+        check_wal(it.timeline, it.wal.as_ref())?;
+        Ok(Change::Doubt(it))
+    }
+}
+
+fn check_suite(suite: u16) -> Result<(), Refusal> {
+    hold!(
+        suite == SUITE,
+        Suite,
+        "suite {suite} is not the mandate's; it is {SUITE}"
+    );
+    Ok(())
+}
+
+pub(super) fn check_epoch_logged(registry: &RegistryState, epoch: EpochNo) -> Result<(), Refusal> {
+    let logged = registry.epoch(epoch).is_some();
+    hold!(
+        logged,
+        EpochsLogged,
+        "epoch {epoch} of {} is not logged: log it first",
+        registry.row.id
+    );
+    Ok(())
+}
+
+fn check_wal(timeline: Option<Timeline>, wal: Option<&WalRange>) -> Result<(), Refusal> {
+    hold!(
+        timeline.is_some() == wal.is_some(),
+        Fields,
+        "'timeline' and 'wal' are both given or both none"
+    );
+    hold!(
+        wal.is_none_or(|w| w.start <= w.stop),
+        Fields,
+        "the range of log ends before it starts"
+    );
+    Ok(())
+}
+
+fn digest_or_none(digest: Option<Sha256>) -> String {
+    digest.map_or_else(|| "none".to_owned(), |digest| digest.to_string())
+}
