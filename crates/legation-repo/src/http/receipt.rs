@@ -1,0 +1,161 @@
+//! The verbs whose answers are proofs: statements, acknowledgements, checkpoints and the log itself.
+//!
+//! An answer counts only when it verifies: a receipt by the log's two signatures, the inclusion of the very text that
+//! was sent, and the continuation of the checkpoint held before; an acknowledgement by the embassy's own signature.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use legation_core::id::{RegistryId, Sha256, StreamId};
+use legation_core::log::{Checkpoint, check_inclusion, leaf_hash};
+use legation_core::statement::{Ack, Entry, Signed, Signer, Statement};
+use reqwest::Method;
+
+use super::client::{Client, octets, text};
+use super::error::ClientError;
+use super::wire::{ConsistencyBody, MAX_STATEMENT, ReceiptBody};
+use crate::log::LogSource;
+use crate::store::StoreError;
+
+/// Largest file of a log: a bundle of 256 entries of 65,535 bytes.
+const MAX_LOG_FILE: usize = 17 << 20;
+
+/// Proof that a statement is in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// The entry: index, receive time, and the statement as it was logged.
+    pub entry: Entry,
+    /// The inclusion proof of the entry in the checkpoint's tree.
+    pub inclusion: Vec<Sha256>,
+    /// The checkpoint that covers it.
+    pub checkpoint: Checkpoint,
+}
+
+impl Client {
+    /// Submits a statement and verifies the receipt. A statement that is in the log already gives its old entry.
+    pub fn submit(&self, signed: &Signed) -> Result<Receipt, ClientError> {
+        let held = self.trust.held();
+        let old = held.as_ref().map_or(0, Checkpoint::size);
+        let bytes = Bytes::from(signed.encode());
+        if bytes.len() > MAX_STATEMENT {
+            return Err(self.protocol("the statement is longer than an embassy takes"));
+        }
+        let answer = self.exchange(Method::POST, &format!("statement?old={old}"), |r| {
+            text(r, &bytes)
+        })?;
+        let body: ReceiptBody = self.json(answer)?;
+
+        let entry = STANDARD
+            .decode(&body.entry)
+            .map_err(|_| self.protocol("an entry that is not Base64"))?;
+        let leaf = leaf_hash(&entry);
+        let entry = Entry::parse(&entry).map_err(|e| self.protocol(format!("{e}")))?;
+        if entry.signed.text() != signed.text() || entry.index != body.index {
+            return Err(self.unverified("the receipt is for another statement"));
+        }
+        let next = self.open_checkpoint(&body.checkpoint)?;
+        check_inclusion(
+            &leaf,
+            entry.index,
+            next.size(),
+            &body.inclusion,
+            &next.root(),
+        )
+        .map_err(|e| self.unverified(e.to_string()))?;
+        let checkpoint = self.advance(held.as_ref(), next, &body.consistency)?;
+        Ok(Receipt {
+            entry,
+            inclusion: body.inclusion,
+            checkpoint,
+        })
+    }
+
+    /// Appends whole frames to a journal and verifies the acknowledgement. Frames that were sent before are
+    /// acknowledged again; frames that do not continue the stream are refused with its
+    /// [position](ClientError::position).
+    pub fn append_journal(
+        &self,
+        registry: RegistryId,
+        stream: &StreamId,
+        frames: impl Into<Bytes>,
+    ) -> Result<Ack, ClientError> {
+        let frames: Bytes = frames.into();
+        let answer = self.exchange(Method::POST, &format!("journal/{registry}/{stream}"), |r| {
+            octets(r, &frames)
+        })?;
+        let bytes = self.body(answer, MAX_STATEMENT)?;
+        let signed = Signed::parse(&bytes).map_err(|e| self.protocol(format!("{e}")))?;
+        let key = self.trust.signing_key();
+        let [signature] = signed.signatures() else {
+            return Err(self.unverified("an acknowledgement with more or less than one signature"));
+        };
+        if signature.signer != Signer::Key(key.id()) {
+            return Err(self.unverified("the acknowledgement is not signed by the embassy's key"));
+        }
+        key.verify(signed.text().as_bytes(), &signature.bytes)
+            .map_err(|e| self.unverified(e.to_string()))?;
+        let Ok(Statement::Ack(ack)) = signed.statement() else {
+            return Err(self.protocol("something else than an acknowledgement"));
+        };
+        let named = (ack.state, &ack.embassy, ack.registry, ack.stream);
+        if named != (self.state, self.trust.label(), registry, *stream) {
+            return Err(self.unverified("the acknowledgement is of another stream"));
+        }
+        Ok(*ack)
+    }
+
+    /// The embassy's newest checkpoint, proven to continue the one held before.
+    pub fn checkpoint(&self) -> Result<Checkpoint, ClientError> {
+        let held = self.trust.held();
+        let old = held.as_ref().map_or(0, Checkpoint::size);
+        let body: ConsistencyBody = self.get_json(&format!("log/consistency?old={old}"))?;
+        let next = self.open_checkpoint(&body.checkpoint)?;
+        self.advance(held.as_ref(), next, &body.consistency)
+    }
+
+    /// A view of the log's static files, for `legation_repo::log::Mirror`.
+    pub fn log_files(&self) -> LogFiles<'_> {
+        LogFiles { client: self }
+    }
+
+    fn open_checkpoint(&self, note: &str) -> Result<Checkpoint, ClientError> {
+        self.trust
+            .open(note.as_bytes())
+            .map_err(|e| self.unverified(e.to_string()))
+    }
+
+    fn advance(
+        &self,
+        held: Option<&Checkpoint>,
+        next: Checkpoint,
+        proof: &[Sha256],
+    ) -> Result<Checkpoint, ClientError> {
+        self.trust.advance(held, next, proof, |old, new| {
+            let body: ConsistencyBody =
+                self.get_json(&format!("log/consistency?old={old}&new={new}"))?;
+            Ok(body.consistency)
+        })
+    }
+
+    fn log_file(&self, path: &str) -> Result<Option<Bytes>, ClientError> {
+        match self.exchange(Method::GET, &format!("log/{path}"), |r| r) {
+            Err(e) if e.is_not_found() => Ok(None),
+            other => self.body(other?, MAX_LOG_FILE).map(Some),
+        }
+    }
+}
+
+/// The log of one embassy as static files, over the network.
+pub struct LogFiles<'a> {
+    client: &'a Client,
+}
+
+impl LogSource for LogFiles<'_> {
+    fn fetch(&self, path: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let found = self.client.log_file(path).map_err(|e| StoreError::Io {
+            what: format!("fetch {path}"),
+            source: std::io::Error::other(e),
+        })?;
+        Ok(found.map(|bytes| bytes.to_vec()))
+    }
+}
