@@ -1,0 +1,29 @@
+//! PostgreSQL: captured by the replication protocol, started again from a base and its write-ahead log.
+//!
+//! `url` and `conn` reach a server, `probe` looks before anything begins, `base` and `wal` capture; `restore` makes a
+//! data directory safe to start abroad and `server` starts it. Nothing here knows where bytes are kept.
+
+pub mod base;
+pub mod conn;
+pub mod control;
+mod crc32c;
+pub mod facts;
+mod locale;
+pub mod probe;
+pub mod restore;
+pub mod server;
+pub mod slot;
+mod tar;
+pub mod url;
+pub mod wal;
+mod walfile;
+
+pub use base::{BaseOptions, BaseReport};
+pub use conn::Conn;
+pub use facts::Facts;
+pub use probe::{Finding, Probe, Severity, SlotState, probe};
+pub use restore::{Plan, Serve, Target, TcpAuth, WalPiece, Window, prepare};
+pub use server::{Amcheck, Binaries, Replayed, RunAs, Server, Shutdown};
+pub use slot::{SlotPosition, drop_slot, ensure_slot};
+pub use url::{ConnectConfig, Host};
+pub use wal::{WalEnd, WalOptions, WalReport, receive};

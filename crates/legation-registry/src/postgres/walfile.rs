@@ -1,0 +1,178 @@
+//! WAL segments on disk: written from a byte stream, cut exactly where the plan ends. Every byte after the cut is
+//! zero, so that replay finds the end of the log there and nowhere else.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::PathBuf;
+
+use legation_core::id::{Lsn, Timeline};
+
+use super::restore::{Plan, WalPiece};
+use crate::error::Context;
+use crate::{Error, Result};
+
+/// Writes `pg_wal`.
+pub(crate) struct WalWriter {
+    dir: PathBuf,
+    timeline: Timeline,
+    segment_size: u64,
+    until: Lsn,
+    /// Everything from the plan's first byte up to here is written.
+    next: Lsn,
+    from: Lsn,
+    open: Option<(u64, File)>,
+}
+
+impl WalWriter {
+    pub(crate) fn new(dir: PathBuf, plan: &Plan) -> Result<Self> {
+        let shown = || dir.display().to_string();
+        std::fs::create_dir_all(dir.join("archive_status")).at(shown)?;
+        // A base holds no segments; one that lies here all the same would end where nobody cut it.
+        for entry in std::fs::read_dir(&dir).at(shown)? {
+            let entry = entry.at(shown)?;
+            let is_file = entry.file_type().at(shown)?.is_file();
+            if is_file && !entry.file_name().as_encoded_bytes().ends_with(b".history") {
+                std::fs::remove_file(entry.path()).at(shown)?;
+            }
+        }
+        Ok(WalWriter {
+            dir,
+            timeline: plan.facts.timeline,
+            segment_size: plan.facts.wal_segment_size.into(),
+            until: plan.until,
+            next: plan.wal_from,
+            from: plan.wal_from,
+            open: None,
+        })
+    }
+
+    /// Takes the next piece; true when nothing more is needed.
+    pub(crate) fn accept(&mut self, piece: &WalPiece) -> Result<bool> {
+        let end = Lsn(piece
+            .start
+            .0
+            .checked_add(piece.bytes.len() as u64)
+            .ok_or_else(|| bad("a position overflows"))?);
+        let first = piece.start.max(self.from);
+        let last = end.min(self.until);
+        if first >= last {
+            return Ok(self.next >= self.until);
+        }
+        if piece.timeline != self.timeline {
+            return Err(bad(&format!(
+                "it goes on in timeline {} at {first}; a restore across timelines is not supported yet: choose a version \
+                 of that timeline",
+                piece.timeline
+            )));
+        }
+        if first > self.next {
+            return Err(bad(&format!("{} to {first} is missing", self.next)));
+        }
+        let bytes =
+            &piece.bytes[(first.0 - piece.start.0) as usize..(last.0 - piece.start.0) as usize];
+        let again = (self.next.0.min(last.0) - first.0) as usize;
+        self.compare(first, &bytes[..again])?;
+        self.write(self.next, &bytes[again..])?;
+        Ok(self.next >= self.until)
+    }
+
+    /// Checks that everything planned has come, and makes it durable.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        if self.next < self.until {
+            return Err(bad(&format!(
+                "it ends at {}, and {} is needed",
+                self.next, self.until
+            )));
+        }
+        self.close()?;
+        File::open(&self.dir)
+            .and_then(|d| d.sync_all())
+            .at(|| self.dir.display().to_string())
+    }
+
+    fn write(&mut self, mut at: Lsn, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            let within = at.0 % self.segment_size;
+            let take = bytes.len().min((self.segment_size - within) as usize);
+            let (path, file) = self.segment(at)?;
+            file.write_all_at(&bytes[..take], within)
+                .at(|| path.display().to_string())?;
+            at = Lsn(at.0 + take as u64);
+            bytes = &bytes[take..];
+        }
+        self.next = self.next.max(at);
+        Ok(())
+    }
+
+    /// Two streams may both hold some bytes; they must agree.
+    fn compare(&mut self, mut at: Lsn, mut bytes: &[u8]) -> Result<()> {
+        let mut kept = Vec::new();
+        while !bytes.is_empty() {
+            let within = at.0 % self.segment_size;
+            let take = bytes.len().min((self.segment_size - within) as usize);
+            kept.resize(take, 0);
+            let (path, file) = self.segment(at)?;
+            file.read_exact_at(&mut kept, within)
+                .at(|| path.display().to_string())?;
+            if kept != bytes[..take] {
+                return Err(bad(&format!(
+                    "two streams disagree about the bytes from {at} on"
+                )));
+            }
+            at = Lsn(at.0 + take as u64);
+            bytes = &bytes[take..];
+        }
+        Ok(())
+    }
+
+    /// The segment that holds `at`, made in full size if it is new.
+    fn segment(&mut self, at: Lsn) -> Result<(PathBuf, &File)> {
+        let number = at.0 / self.segment_size;
+        let path = self
+            .dir
+            .join(segment_name(self.timeline, number, self.segment_size));
+        if self.open.as_ref().is_none_or(|(open, _)| *open != number) {
+            self.close()?;
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(&path)
+                .at(|| path.display().to_string())?;
+            file.set_len(self.segment_size)
+                .at(|| path.display().to_string())?;
+            self.open = Some((number, file));
+        }
+        match &self.open {
+            Some((_, file)) => Ok((path, file)),
+            None => Err(bad("no segment is open")),
+        }
+    }
+
+    fn close(&mut self) -> Result<()> {
+        match self.open.take() {
+            None => Ok(()),
+            Some((_, file)) => file.sync_all().at(|| self.dir.display().to_string()),
+        }
+    }
+}
+
+/// A segment's file name: timeline, then the segment's number in two parts.
+pub(crate) fn segment_name(timeline: Timeline, number: u64, segment_size: u64) -> String {
+    let per_id = (1u64 << 32) / segment_size;
+    format!(
+        "{:08X}{:08X}{:08X}",
+        timeline.0,
+        number / per_id,
+        number % per_id
+    )
+}
+
+fn bad(what: &str) -> Error {
+    Error::malformed("kept WAL", what)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,14 @@
+//! Trees of files: documents with their metadata, links, sparse files and extended attributes.
+//!
+//! Capture walks in order and reads only what changed; restore writes into an empty directory and cannot be led out
+//! of it. Nothing here knows where bytes are kept.
+
+pub mod capture;
+mod holes;
+pub mod parent;
+pub mod restore;
+mod xattrs;
+
+pub use capture::{Incomplete, TreeReport, capture};
+pub use parent::{Known, NoParent, Parent, Stat};
+pub use restore::{RestoreReport, TreeRestorer};

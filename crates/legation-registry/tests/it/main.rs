@@ -1,0 +1,12 @@
+//! The drivers against real registries: PostgreSQL 15 clusters of our own, and real file systems.
+//! Sink, WAL sink and restorer are plain ones in memory, so that what is tested is the driver alone.
+
+mod base;
+mod cluster;
+mod memory;
+mod probe;
+mod sanitise;
+mod shutdown;
+mod stream;
+mod timeline;
+mod tree;
