@@ -1,0 +1,289 @@
+//! What is served: the states of this embassy, each with everything of its own.
+//!
+//! A [`Site`] is what the threads of one state share: its bytes, the fold's newest state, the log's readers and the
+//! embassy's key. Nothing in it is authority; it is all rebuilt from the log and the journals at every start.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use legation_core::id::{OrderId, Sha256, StateId};
+use legation_core::keys::SigningKey;
+use legation_core::log::{Checkpoint, LogSigner};
+use legation_core::mandate::Role;
+use legation_core::policy::State;
+use legation_core::statement::{Name, Signed, Time};
+use legation_repo::http::origin;
+use legation_repo::http::wire::StatusBody;
+use legation_repo::log::LogReader;
+use legation_repo::state::StateDir;
+use legation_repo::store::Put;
+use tokio::sync::Semaphore;
+
+use crate::config::{EmbassyConfig, EmbassyIdentity, HostedState, Limits};
+use crate::error::EmbassyError;
+use crate::http::Refused;
+use crate::journal::Journals;
+use crate::keep::Keep;
+use crate::sequence::{self, Sequencer};
+
+/// All states, and what their clients share: memory and bounds.
+pub struct Embassy {
+    /// Bounds.
+    pub limits: Limits,
+    /// Memory for bodies, in KiB.
+    pub memory: Arc<Semaphore>,
+    states: BTreeMap<StateId, Arc<Hosted>>,
+    label: Name,
+    since: Time,
+}
+
+/// One state.
+pub struct Hosted {
+    /// What its threads share.
+    pub site: Arc<Site>,
+    /// Its journals.
+    pub journals: Arc<Journals>,
+    /// Where its statements enter the log.
+    pub sequencer: Sequencer,
+}
+
+/// What the threads of one state share.
+pub struct Site {
+    /// Its bytes.
+    pub keep: Keep,
+    /// This embassy's label.
+    pub label: Name,
+    /// This embassy's key.
+    pub signing: Arc<SigningKey>,
+    /// Bounds.
+    pub limits: Limits,
+    fold: RwLock<Arc<State>>,
+    log: RwLock<LogReader>,
+}
+
+impl Embassy {
+    /// Opens every state, recovering it.
+    pub fn open(config: EmbassyConfig) -> Result<Self, EmbassyError> {
+        let EmbassyConfig {
+            label,
+            identity,
+            store,
+            reserve,
+            states,
+            limits,
+            ..
+        } = config;
+        let label: Name = label.parse().map_err(|_| {
+            EmbassyError::Mandate(format!("{label:?} is not a label of an embassy"))
+        })?;
+        let identity = Arc::new(Keys::of(identity)?);
+        let mut opened = BTreeMap::new();
+        for state in states {
+            let hosted = Hosted::open(state, &store, reserve, &label, &identity, limits)?;
+            opened.insert(*hosted.site.keep.dir().state(), Arc::new(hosted));
+        }
+        Ok(Self {
+            limits,
+            memory: Arc::new(Semaphore::new(limits.body_memory / 1024)),
+            states: opened,
+            label,
+            since: now(),
+        })
+    }
+
+    /// The states that are served.
+    pub fn states(&self) -> Vec<StateId> {
+        self.states.keys().copied().collect()
+    }
+
+    /// A state that is served.
+    pub fn hosted(&self, state: &StateId) -> Option<Arc<Hosted>> {
+        self.states.get(state).cloned()
+    }
+
+    /// Whether some state knows this TLS key now.
+    pub fn knows(&self, spki: &Sha256) -> bool {
+        self.states
+            .values()
+            .any(|hosted| hosted.role_of(spki).is_some())
+    }
+
+    /// Whether every state takes statements.
+    pub fn ready(&self) -> bool {
+        self.states.values().all(|hosted| hosted.sequencer.ready())
+    }
+
+    /// Stops the threads of every state after what is queued.
+    pub fn close(&self) {
+        for hosted in self.states.values() {
+            hosted.sequencer.close();
+            hosted.journals.close();
+        }
+    }
+}
+
+impl Hosted {
+    fn open(
+        hosted: HostedState,
+        store: &std::path::Path,
+        reserve: crate::config::Reserve,
+        label: &Name,
+        keys: &Arc<Keys>,
+        limits: Limits,
+    ) -> Result<Self, EmbassyError> {
+        let bad = |why: String| EmbassyError::Mandate(why);
+        let founding = Signed::parse(&hosted.mandate).map_err(|e| bad(e.to_string()))?;
+        let state = StateId::of_mandate(founding.text().as_bytes());
+        let dir = StateDir::create(store, &state)?;
+        let keep = Keep::new(dir, reserve, hosted.quota)?;
+        keep.dir().put_attachment(&hosted.keyring)?;
+        let (log, fold) =
+            sequence::recover(&keep, founding, &origin(&state, label.as_str()), keys)?;
+        keys.check(&fold, label)?;
+        let site = Arc::new(Site {
+            keep,
+            label: label.clone(),
+            signing: keys.signing.clone(),
+            limits,
+            fold: RwLock::new(Arc::new(fold)),
+            log: RwLock::new(log.reader()),
+        });
+        let journals = Arc::new(Journals::open(site.clone())?);
+        let sequencer = Sequencer::start(site.clone(), journals.clone(), log, keys.clone())?;
+        Ok(Self {
+            site,
+            journals,
+            sequencer,
+        })
+    }
+
+    /// What the mandate in force says that a TLS key is.
+    pub fn role_of(&self, spki: &Sha256) -> Option<Role> {
+        self.site.fold().role_of(spki)
+    }
+
+    /// What this embassy says of itself to those whom the mandate knows.
+    pub fn status(&self, embassy: &Embassy) -> Result<StatusBody, Refused> {
+        let fold = self.site.fold();
+        Ok(StatusBody {
+            label: embassy.label.to_string(),
+            state: fold.id(),
+            mandate: fold.mandate().sequence,
+            log_size: fold.size(),
+            now: now().to_string(),
+            since: embassy.since.to_string(),
+            store: self.site.keep.guarantees(),
+            free: self.site.keep.free(),
+            software: env!("CARGO_PKG_VERSION").to_owned(),
+        })
+    }
+
+    /// Keeps what was released for an accepted order.
+    pub fn put_release(&self, order: &OrderId, bytes: &[u8]) -> Result<Put, Refused> {
+        if self.site.fold().order(order).is_none() {
+            return Err(Refused::policy(
+                8,
+                format!("no order {order} was accepted here; submit it first"),
+            ));
+        }
+        self.site.keep.put_release(order, bytes)
+    }
+}
+
+impl Site {
+    /// The fold as of the last logged batch.
+    pub fn fold(&self) -> Arc<State> {
+        // Both values here are replaced whole, so a panicked holder leaves them sound.
+        self.fold
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The log as of the last checkpoint.
+    pub fn log(&self) -> LogReader {
+        self.log
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Puts a new fold in force. Only what is in the log already may be in it.
+    pub fn publish(&self, fold: State) {
+        *self.fold.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fold);
+    }
+
+    /// Puts the reader of a log that was opened anew in place.
+    pub fn replace_log(&self, log: LogReader) {
+        *self.log.write().unwrap_or_else(PoisonError::into_inner) = log;
+    }
+
+    /// The newest checkpoint.
+    pub fn checkpoint(&self) -> Checkpoint {
+        self.log().checkpoint()
+    }
+
+    /// The embassy's clock.
+    pub fn now(&self) -> Time {
+        now()
+    }
+}
+
+/// The embassy's keys, shared by its states.
+pub struct Keys {
+    /// Signs acknowledgements and facts.
+    pub signing: Arc<SigningKey>,
+    log: zeroize::Zeroizing<[u8; legation_core::log::LOG_SEED_LEN]>,
+    tls: Sha256,
+}
+
+impl Keys {
+    fn of(identity: EmbassyIdentity) -> Result<Self, EmbassyError> {
+        Ok(Self {
+            signing: Arc::new(identity.signing),
+            log: identity.log,
+            tls: identity.tls.spki_sha256(),
+        })
+    }
+
+    /// The log's signer; every opening of a log takes its own.
+    pub fn log_signer(&self) -> Result<LogSigner, EmbassyError> {
+        LogSigner::from_seed(&self.log).map_err(|e| EmbassyError::Mandate(e.to_string()))
+    }
+
+    /// Whether the mandate names these keys for this label. Serving under others would only fail later, abroad.
+    fn check(&self, fold: &State, label: &Name) -> Result<(), EmbassyError> {
+        let row = fold
+            .mandate()
+            .embassy(label)
+            .ok_or_else(|| EmbassyError::Mandate(format!("it names no embassy {label}")))?;
+        let wrong = |what| {
+            Err(EmbassyError::WrongKey {
+                what,
+                label: label.to_string(),
+            })
+        };
+        if row.key != self.signing.verifying_key().id() {
+            return wrong("signing key");
+        }
+        if row.log_key != self.log_signer()?.verifier().digest() {
+            return wrong("log key");
+        }
+        if row.tls != self.tls {
+            return wrong("TLS key");
+        }
+        Ok(())
+    }
+}
+
+/// The embassy's clock, in milliseconds since 1970.
+pub fn now() -> Time {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis())
+        .ok()
+        .and_then(Time::from_millis)
+        .unwrap_or_default()
+}

@@ -1,0 +1,318 @@
+//! Live WAL: frames are checked, appended, synced in groups, and only then acknowledged with a signature.
+//!
+//! One committer thread per state owns all journals. It takes what has queued up, appends every stream's frames, syncs
+//! each touched journal once, and signs one acknowledgement per stream: many clients share one sync. Who may write
+//! under which term and epoch is the fold's to say, asked again for every request, so that nothing is taken after a
+//! fence. Frames are never opened; headers and the running hash are all that is read.
+
+mod committer;
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{self, SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, RwLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use legation_core::id::{Digest, EpochNo, Lsn, RegistryId, StreamId, Term, Timeline};
+use legation_core::journal::{FrameHeader, Opening, Position};
+use legation_core::statement::Name;
+use legation_repo::http::wire::StreamBody;
+use legation_repo::journal::JournalReader;
+use legation_repo::store::StoreError;
+use tokio::sync::oneshot;
+
+use crate::error::EmbassyError;
+use crate::hosted::Site;
+use crate::http::Refused;
+use crate::keep;
+use committer::Committer;
+
+/// Pause between two looks at a full queue.
+const QUEUE_PAUSE: Duration = Duration::from_millis(5);
+
+/// Where a stream stands durably.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    /// The term of its opening frame.
+    pub term: Term,
+    /// The epoch of its opening frame.
+    pub epoch: EpochNo,
+    /// The stream that it continues.
+    pub previous: Option<(StreamId, Digest)>,
+    /// Where its first byte of WAL lies.
+    pub first_lsn: Lsn,
+    /// Its last durable frame.
+    pub position: Position,
+    /// Durable bytes.
+    pub bytes: u64,
+    /// A newer stream of the registry was opened; this one takes no new frames.
+    pub closed: bool,
+}
+
+/// All streams by what is durable of them.
+pub type Index = BTreeMap<(RegistryId, StreamId), Stream>;
+
+/// A request to the committer.
+enum Job {
+    Append(Append),
+    /// Answers with where each registry's live stream under this term or an older one ends, after everything before
+    /// it in the queue was synced.
+    Ends {
+        registries: Vec<(RegistryId, Term)>,
+        reply: mpsc::SyncSender<Vec<(RegistryId, Option<Stream>)>>,
+    },
+    Stop,
+}
+
+struct Append {
+    writer: Name,
+    registry: RegistryId,
+    stream: StreamId,
+    frames: Bytes,
+    /// The acknowledgement, as a signed text.
+    reply: oneshot::Sender<Result<String, Refused>>,
+}
+
+/// The journals of one state.
+pub struct Journals {
+    site: Arc<Site>,
+    index: Arc<RwLock<Index>>,
+    queue: SyncSender<Job>,
+    committer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Journals {
+    /// Recovers every stream from disk and starts the committer.
+    pub fn open(site: Arc<Site>) -> Result<Self, EmbassyError> {
+        let index = Arc::new(RwLock::new(recover(&site)?));
+        let (queue, jobs) = mpsc::sync_channel(site.limits.appends);
+        let committer = Committer::new(site.clone(), index.clone());
+        let committer = std::thread::Builder::new()
+            .name("journal".into())
+            .spawn(move || committer.run(&jobs))
+            .map_err(EmbassyError::Runtime)?;
+        Ok(Self {
+            site,
+            index,
+            queue,
+            committer: Mutex::new(Some(committer)),
+        })
+    }
+
+    /// Appends whole frames and waits until they are durable. Returns the acknowledgement.
+    pub async fn append(
+        &self,
+        writer: Name,
+        registry: RegistryId,
+        stream: StreamId,
+        frames: Bytes,
+    ) -> Result<String, Refused> {
+        let (reply, answer) = oneshot::channel();
+        let mut job = Job::Append(Append {
+            writer,
+            registry,
+            stream,
+            frames,
+            reply,
+        });
+        let until = Instant::now() + self.site.limits.queue_wait;
+        loop {
+            job = match self.queue.try_send(job) {
+                Ok(()) => break,
+                Err(TrySendError::Full(job)) => job,
+                Err(TrySendError::Disconnected(_)) => return Err(Refused::failed()),
+            };
+            if Instant::now() > until {
+                return Err(Refused::busy());
+            }
+            tokio::time::sleep(QUEUE_PAUSE).await;
+        }
+        answer.await.unwrap_or_else(|_| Err(Refused::failed()))
+    }
+
+    /// Where each registry's live stream ends, once everything queued so far is durable. The fold must already refuse
+    /// the registries' old terms: then nothing is acknowledged beyond these ends.
+    pub fn ends(
+        &self,
+        registries: Vec<(RegistryId, Term)>,
+    ) -> Option<Vec<(RegistryId, Option<Stream>)>> {
+        let (reply, answer) = mpsc::sync_channel(1);
+        self.queue.send(Job::Ends { registries, reply }).ok()?;
+        answer.recv().ok()
+    }
+
+    /// What is durable, of one registry or of all.
+    pub fn streams(&self, registry: Option<RegistryId>) -> Result<Vec<StreamBody>, Refused> {
+        let index = self.index.read().map_err(|_| Refused::failed())?;
+        let mut streams: Vec<_> = index
+            .iter()
+            .filter(|((r, _), _)| registry.is_none_or(|asked| asked == *r))
+            .collect();
+        streams.sort_by_key(|((r, _), s)| (*r, s.age()));
+        let body = |((registry, id), s): (&(RegistryId, StreamId), &Stream)| StreamBody {
+            registry: *registry,
+            stream: *id,
+            term: s.term,
+            epoch: s.epoch,
+            next: s.position.seq + 1,
+            chain: s.position.chain,
+            timeline: s.position.timeline,
+            first_lsn: s.first_lsn,
+            end_lsn: s.position.end_lsn,
+            bytes: s.bytes,
+            closed: s.closed,
+        };
+        Ok(streams.into_iter().map(body).collect())
+    }
+
+    /// Whole durable frames from number `from` on, back to back; at least one unless there is none.
+    pub fn read(
+        &self,
+        registry: RegistryId,
+        stream: StreamId,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<u8>, Refused> {
+        let nothing = || Refused::not_found(format!("journal {registry}/{stream}"));
+        let end = {
+            let index = self.index.read().map_err(|_| Refused::failed())?;
+            index
+                .get(&(registry, stream))
+                .ok_or_else(nothing)?
+                .position
+                .seq
+        };
+        let mut run = Vec::new();
+        if from > end {
+            return Ok(run);
+        }
+        for frame in self
+            .site
+            .frames(registry, &stream, from)
+            .map_err(keep::refused)?
+        {
+            let (header, frame) = frame.map_err(keep::refused)?;
+            if header.seq > end || (!run.is_empty() && run.len() + frame.len() > limit) {
+                break;
+            }
+            run.extend_from_slice(&frame);
+        }
+        Ok(run)
+    }
+
+    /// Stops the committer after what is queued.
+    pub fn close(&self) {
+        let _ = self.queue.send(Job::Stop);
+        let thread = self.committer.lock().ok().and_then(|mut held| held.take());
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Stream {
+    /// Orders the streams of a registry by age, as far as their headers tell.
+    fn age(&self) -> (Term, EpochNo, Timeline, Lsn) {
+        (
+            self.term,
+            self.epoch,
+            self.position.timeline,
+            self.position.end_lsn,
+        )
+    }
+
+    fn opened(header: &FrameHeader, opening: &Opening, position: Position) -> Self {
+        Self {
+            term: header.term,
+            epoch: header.epoch,
+            previous: opening.previous,
+            first_lsn: header.first_lsn,
+            position,
+            bytes: 0,
+            closed: false,
+        }
+    }
+}
+
+/// Reads every stream's opening and end. A stream that never got a whole frame does not count.
+fn recover(site: &Site) -> Result<Index, StoreError> {
+    let mut index = Index::new();
+    let dir = site.keep.dir();
+    for (registry, id) in dir.journals()? {
+        // Opening cuts off a torn tail and makes the rest durable; the handle is opened again when it is written to.
+        let (journal, recovered) = dir.open_journal(registry, &id)?;
+        if let Some(torn) = &recovered.torn {
+            tracing::warn!(%registry, bytes = torn.bytes, "cut an unacknowledged tail off a journal");
+        }
+        let Some(position) = recovered.position else {
+            continue;
+        };
+        let Some(first) = journal.frames(0)?.next() else {
+            continue;
+        };
+        let (_, first) = first?;
+        let (header, opening) = Opening::parse(&first).map_err(|e| StoreError::Damaged {
+            what: format!("journal {registry}/{id}"),
+            why: e.to_string(),
+        })?;
+        let mut stream = Stream::opened(&header, &opening, position);
+        stream.bytes = bytes_in(site, registry, &id)?;
+        index.insert((registry, id), stream);
+    }
+    let newest: BTreeMap<_, _> = {
+        let mut newest = BTreeMap::new();
+        for ((registry, _), s) in &index {
+            let epoch = newest.entry(*registry).or_insert((s.term, s.epoch));
+            *epoch = (*epoch).max((s.term, s.epoch));
+        }
+        newest
+    };
+    let left: Vec<_> = index
+        .iter()
+        .filter_map(|((r, _), s)| Some((*r, s.previous?.0)))
+        .collect();
+    for ((registry, id), s) in &mut index {
+        let newer = newest
+            .get(registry)
+            .is_some_and(|newest| (s.term, s.epoch) < *newest);
+        s.closed = newer || left.contains(&(*registry, *id));
+    }
+    Ok(index)
+}
+
+fn bytes_in(site: &Site, registry: RegistryId, stream: &StreamId) -> Result<u64, StoreError> {
+    let failed = |e| StoreError::io("count a journal", e);
+    let mut sum = 0;
+    for entry in
+        std::fs::read_dir(site.keep.dir().journal_path(registry, stream)).map_err(failed)?
+    {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        let segment = name
+            .to_str()
+            .is_some_and(|n| n.len() == 8 && n.bytes().all(|b| b.is_ascii_digit()));
+        if segment {
+            sum += entry.metadata().map_err(failed)?.len();
+        }
+    }
+    Ok(sum)
+}
+
+impl Site {
+    /// The frames of a stream from number `from` on, without the committer.
+    fn frames(
+        &self,
+        registry: RegistryId,
+        stream: &StreamId,
+        from: u64,
+    ) -> Result<legation_repo::journal::Frames, StoreError> {
+        let dir = self.keep.dir();
+        let name = legation_repo::journal::StreamName {
+            state: *dir.state(),
+            registry,
+            stream: *stream,
+        };
+        JournalReader::open(&dir.journal_path(registry, stream), &name)?.frames(from)
+    }
+}

@@ -1,0 +1,297 @@
+//! Keeping bytes: objects checked on arrival, room kept for log and journal, evidence of conflicts.
+//!
+//! Objects are looked at from outside only: digest, size, and the clear header that says whose they are.
+
+use std::ops::Range;
+use std::sync::Mutex;
+
+use legation_core::attachments::Attachments;
+use legation_core::id::{Digest, OrderId, Sha256};
+use legation_core::list::PackList;
+use legation_core::pack::PackHeader;
+use legation_core::size::SizeClass;
+use legation_core::slip;
+use legation_repo::durable;
+use legation_repo::state::StateDir;
+use legation_repo::store::{Kind, Put, RetainUntil, Store, StoreError};
+
+use crate::config::Reserve;
+use crate::http::Refused;
+
+/// Smallest pack.
+const MIN_PACK: u64 = 64 << 10;
+/// Most pieces of evidence that are kept of one state: a liar needs to be shown once, not to fill the disk.
+const MAX_EVIDENCE: usize = 1000;
+/// Names asked for at once while the store is counted.
+const COUNT_PAGE: usize = 1000;
+
+/// What one state keeps here.
+pub struct Keep {
+    dir: StateDir,
+    reserve: Reserve,
+    quota: Option<Quota>,
+}
+
+struct Quota {
+    limit: u64,
+    used: Mutex<u64>,
+}
+
+impl Keep {
+    /// Takes the opened directory of a state.
+    pub fn new(dir: StateDir, reserve: Reserve, quota: Option<u64>) -> Result<Self, StoreError> {
+        let quota = match quota {
+            Some(limit) => Some(Quota {
+                limit,
+                used: Mutex::new(used(dir.objects())?),
+            }),
+            None => None,
+        };
+        Ok(Self {
+            dir,
+            reserve,
+            quota,
+        })
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &StateDir {
+        &self.dir
+    }
+
+    /// The objects.
+    pub fn store(&self) -> &dyn Store {
+        self.dir.objects()
+    }
+
+    /// Keeps an object after looking at it from outside. Durable on return.
+    pub fn put_object(&self, kind: Kind, digest: &Digest, bytes: &[u8]) -> Result<Put, Refused> {
+        let size = bytes.len() as u64;
+        self.inspect(kind, bytes)?;
+        // A digest that is not that of the bytes is refused before room is asked for.
+        if Digest::of(bytes) != *digest {
+            return Err(Refused::bytes(format!(
+                "{kind} {digest}: the bytes have another digest"
+            )));
+        }
+        if !self.store().contains(kind, digest).map_err(refused)? {
+            self.room(size)?;
+        }
+        let put = self
+            .store()
+            .put(kind, digest, bytes, RetainUntil::FOREVER)
+            .map_err(refused)?;
+        if put == Put::Created
+            && let Some(quota) = &self.quota
+            && let Ok(mut used) = quota.used.lock()
+        {
+            *used += size;
+        }
+        Ok(put)
+    }
+
+    /// The size of an object.
+    pub fn object_size(&self, kind: Kind, digest: &Digest) -> Result<u64, Refused> {
+        self.store().size(kind, digest).map_err(refused)
+    }
+
+    /// A part of an object, as stored.
+    pub fn read_object(
+        &self,
+        kind: Kind,
+        digest: &Digest,
+        range: Range<u64>,
+    ) -> Result<Vec<u8>, Refused> {
+        self.store().get(kind, digest, range).map_err(refused)
+    }
+
+    /// Keeps an attachment. Durable on return.
+    pub fn put_attachment(&self, digest: &Sha256, bytes: &[u8]) -> Result<Put, Refused> {
+        if Sha256::of(bytes) != *digest {
+            return Err(Refused::bytes(format!(
+                "attachment {digest}: the bytes have another digest"
+            )));
+        }
+        let there = self.attachment(digest)?.is_some();
+        if !there {
+            self.room(bytes.len() as u64)?;
+        }
+        self.dir.put_attachment(bytes).map_err(refused)?;
+        Ok(if there { Put::Existing } else { Put::Created })
+    }
+
+    /// An attachment.
+    pub fn attachment(&self, digest: &Sha256) -> Result<Option<Vec<u8>>, Refused> {
+        self.dir.attachment(digest).map_err(refused)
+    }
+
+    /// The names of all attachments.
+    pub fn attachments(&self) -> Result<Vec<Sha256>, Refused> {
+        self.dir.attachments().map_err(refused)
+    }
+
+    /// Keeps a release. Durable on return.
+    pub fn put_release(&self, order: &OrderId, bytes: &[u8]) -> Result<Put, Refused> {
+        match self.dir.put_release(order, bytes) {
+            Err(StoreError::Conflict { .. }) => Err(Refused::conflict(format!(
+                "order {order} was released before, with other bytes; those are kept"
+            ))),
+            other => other.map_err(refused),
+        }
+    }
+
+    /// What was released for an order.
+    pub fn release(&self, order: &OrderId) -> Result<Option<Vec<u8>>, Refused> {
+        self.dir.release(order).map_err(refused)
+    }
+
+    /// Keeps bytes that contradict what was acknowledged, beside the store. Never fails the caller.
+    pub fn evidence(&self, name: &str, bytes: &[u8]) {
+        let dir = self.dir.root().join("evidence");
+        let path = dir.join(format!("{name}-{}", Digest::of(bytes).short()));
+        let kept = durable::create_dir(&dir).and_then(|()| {
+            if path.exists() || std::fs::read_dir(&dir)?.count() >= MAX_EVIDENCE {
+                return Ok(());
+            }
+            durable::write_atomic(&path, bytes)
+        });
+        match kept {
+            Ok(()) => tracing::warn!(name, "kept bytes that contradict what was acknowledged"),
+            Err(error) => tracing::error!(name, %error, "cannot keep evidence"),
+        }
+    }
+
+    /// Bytes that objects may still take.
+    pub fn free(&self) -> u64 {
+        let quota = self.quota.as_ref().map_or(u64::MAX, |q| {
+            let used = q.used.lock().map_or(q.limit, |used| *used);
+            q.limit.saturating_sub(used)
+        });
+        quota.min(self.disk_free())
+    }
+
+    /// What the backing guarantees, in words.
+    pub fn guarantees(&self) -> Vec<String> {
+        let can = self.store().capabilities();
+        let mut words = vec![format!("{} store", can.backing)];
+        let mut say =
+            |yes: bool, good: &str, bad: &str| words.push(if yes { good } else { bad }.to_owned());
+        say(
+            can.durable,
+            "durable before it is acknowledged",
+            "not durable",
+        );
+        say(
+            can.retention_recorded,
+            "retention recorded",
+            "retention not recorded",
+        );
+        say(
+            can.retention_enforced,
+            "retention enforced by the backing",
+            "retention not enforced by the backing",
+        );
+        words
+    }
+
+    fn disk_free(&self) -> u64 {
+        match rustix::fs::statvfs(self.dir.root()) {
+            Ok(fs) => {
+                let total = fs.f_blocks.saturating_mul(fs.f_frsize);
+                let free = fs.f_bavail.saturating_mul(fs.f_frsize);
+                free.saturating_sub(self.reserve.bytes(total))
+            }
+            // A file system that cannot be asked is left to say "full" itself.
+            Err(_) => u64::MAX,
+        }
+    }
+
+    fn room(&self, size: u64) -> Result<(), Refused> {
+        if self.free() >= size {
+            return Ok(());
+        }
+        Err(Refused::full(
+            "no room for objects: what is left is kept for the log and the journal, which go on; \
+             raise the quota or add disks",
+        ))
+    }
+
+    /// Size and owner, from the outside.
+    fn inspect(&self, kind: Kind, bytes: &[u8]) -> Result<(), Refused> {
+        let bad = |why: String| Refused::bytes(format!("this is no {kind}: {why}"));
+        let size = bytes.len() as u64;
+        let in_table = SizeClass::exact(size).is_some();
+        let state = match kind {
+            Kind::Pack => {
+                if !in_table || size < MIN_PACK {
+                    return Err(bad(format!("{size} bytes is not a size of packs")));
+                }
+                PackHeader::parse(bytes)
+                    .map_err(|e| bad(e.to_string()))?
+                    .state
+            }
+            Kind::List => {
+                if !in_table {
+                    return Err(bad(format!("{size} bytes is not a size of lists")));
+                }
+                PackList::decode(bytes)
+                    .map_err(|e| bad(e.to_string()))?
+                    .state
+            }
+            Kind::Slip => slip::header(bytes).map_err(|e| bad(e.to_string()))?.state,
+        };
+        if state == *self.dir.state() {
+            Ok(())
+        } else {
+            Err(Refused::bytes(format!("this {kind} is of another state")))
+        }
+    }
+}
+
+impl Attachments for Keep {
+    fn get(&self, digest: &Sha256) -> Option<Vec<u8>> {
+        self.dir.attachment(digest).ok().flatten()
+    }
+}
+
+/// A store's error as the client may see it: no paths, nothing of other states.
+pub fn refused(error: StoreError) -> Refused {
+    match error {
+        StoreError::NotFound { what } => Refused::not_found(what),
+        StoreError::Full { .. } => {
+            Refused::full("the disk is full; nothing was kept of it, try again when there is room")
+        }
+        StoreError::Conflict { what } => {
+            Refused::conflict(format!("{what} is kept with other bytes"))
+        }
+        StoreError::Refused { what, why } => Refused::bytes(format!("{what}: {why}")),
+        StoreError::OutOfRange { size, .. } => Refused::range(size),
+        StoreError::Damaged { what, why } => {
+            tracing::error!(what, why, "damaged");
+            Refused::incomplete(format!("{what} is damaged at this embassy"))
+        }
+        other => {
+            tracing::error!(error = %other, "the store failed");
+            Refused::failed()
+        }
+    }
+}
+
+/// Bytes of all objects.
+fn used(store: &dyn Store) -> Result<u64, StoreError> {
+    let mut sum = 0;
+    for kind in Kind::ALL {
+        let mut after = None;
+        loop {
+            let names = store.list(kind, after.as_ref(), COUNT_PAGE)?;
+            for name in &names {
+                sum += store.size(kind, name)?;
+            }
+            match names.last() {
+                Some(last) => after = Some(*last),
+                None => break,
+            }
+        }
+    }
+    Ok(sum)
+}

@@ -1,0 +1,225 @@
+//! Journals: continued exactly, acknowledged after they are durable, again when sent again, never twice with other bytes.
+
+use legation_core::id::{Digest, StreamId};
+use legation_repo::http::ClientError;
+use legation_repo::http::wire::{MAX_JOURNAL, kind};
+
+use crate::world::{Founded, LAND, TAX, random, with_epoch};
+
+fn refused<T: std::fmt::Debug>(outcome: Result<T, ClientError>) -> (String, Option<u64>) {
+    let error = outcome.unwrap_err();
+    let problem = error.problem().unwrap_or_else(|| panic!("{error:?}"));
+    (
+        problem.kind.clone(),
+        problem.position.as_ref().map(|p| p.next),
+    )
+}
+
+#[test]
+fn frames_are_acknowledged_and_read_back() {
+    let world = with_epoch();
+    let (state, agent) = (world.one.state, world.land());
+    let (stream, frames) = world.one.land.stream(state, LAND, 5, None);
+    let ack = agent
+        .append_journal(LAND, &stream, frames[..3].concat())
+        .unwrap();
+    assert_eq!((ack.sequence, ack.term.0), (2, 1));
+    // The line broke before the answer: the same bytes again, and what follows them.
+    let ack = agent
+        .append_journal(LAND, &stream, frames[..3].concat())
+        .unwrap();
+    assert_eq!(ack.sequence, 2);
+    let ack = agent
+        .append_journal(LAND, &stream, frames[1..].concat())
+        .unwrap();
+    assert_eq!(ack.sequence, 5);
+
+    let streams = agent.streams(LAND).unwrap();
+    assert_eq!(streams.len(), 1);
+    assert_eq!(
+        (streams[0].next, streams[0].chain, streams[0].end_lsn),
+        (6, ack.chain, ack.lsn)
+    );
+    assert_eq!(streams[0].bytes, frames.concat().len() as u64);
+    let desk = world.desk();
+    assert_eq!(
+        desk.read_journal(LAND, &stream, 0, MAX_JOURNAL).unwrap(),
+        frames.concat()
+    );
+    assert_eq!(desk.read_journal(LAND, &stream, 4, 1).unwrap(), frames[4]);
+    assert!(desk.read_journal(LAND, &stream, 6, 1).unwrap().is_empty());
+    assert_eq!(
+        refused(agent.read_journal(LAND, &stream, 0, 1)).0,
+        kind::ROLE
+    );
+    assert_eq!(
+        refused(desk.append_journal(LAND, &stream, frames[0].clone())).0,
+        kind::ROLE
+    );
+}
+
+#[test]
+fn only_the_next_frame_is_taken() {
+    let world = with_epoch();
+    let (state, agent) = (world.one.state, world.land());
+    let (stream, frames) = world.one.land.stream(state, LAND, 5, None);
+    // Not from the beginning; a hole; a cut frame; nothing.
+    assert_eq!(
+        refused(agent.append_journal(LAND, &stream, frames[1].clone())),
+        (kind::POSITION.into(), Some(0))
+    );
+    agent
+        .append_journal(LAND, &stream, frames[0].clone())
+        .unwrap();
+    assert_eq!(
+        refused(agent.append_journal(LAND, &stream, frames[2].clone())),
+        (kind::POSITION.into(), Some(1))
+    );
+    let cut = frames[1][..frames[1].len() - 1].to_vec();
+    assert_eq!(
+        refused(agent.append_journal(LAND, &stream, cut)).0,
+        kind::MALFORMED
+    );
+    assert_eq!(
+        refused(agent.append_journal(LAND, &stream, Vec::new())).0,
+        kind::MALFORMED
+    );
+    // A flipped byte breaks the running hash.
+    let mut flipped = frames[1].clone();
+    flipped[200] ^= 1;
+    assert_eq!(
+        refused(agent.append_journal(LAND, &stream, flipped)).0,
+        kind::BYTES
+    );
+    let other = StreamId(random());
+    assert_eq!(
+        refused(agent.append_journal(LAND, &other, frames[1].clone())).0,
+        kind::BYTES
+    );
+    assert_eq!(
+        agent
+            .append_journal(LAND, &stream, frames[1..].concat())
+            .unwrap()
+            .sequence,
+        5
+    );
+}
+
+#[test]
+fn a_second_history_is_refused_and_kept() {
+    let world = with_epoch();
+    let (state, agent) = (world.one.state, world.land());
+    let (stream, frames) = world.one.land.stream(state, LAND, 3, None);
+    agent
+        .append_journal(LAND, &stream, frames.concat())
+        .unwrap();
+    let mut other = frames[2].clone();
+    other[300] ^= 1;
+    assert_eq!(
+        refused(agent.append_journal(LAND, &stream, other.clone())).0,
+        kind::CONFLICT
+    );
+    let evidence = world.store().join(state.to_string()).join("evidence");
+    let kept: Vec<_> = std::fs::read_dir(evidence)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
+    assert_eq!(kept.len(), 1);
+    assert_eq!(std::fs::read(&kept[0]).unwrap(), other);
+    assert_eq!(
+        world.desk().read_journal(LAND, &stream, 2, 1).unwrap(),
+        frames[2]
+    );
+}
+
+#[test]
+fn a_new_stream_continues_the_old_one_and_ends_it() {
+    let world = with_epoch();
+    let (state, agent) = (world.one.state, world.land());
+    let (old, frames) = world.one.land.stream(state, LAND, 3, None);
+    let ack = agent
+        .append_journal(LAND, &old, frames[..3].concat())
+        .unwrap();
+    let (early, opening) = world
+        .one
+        .land
+        .stream(state, LAND, 0, Some((old, Digest([9; 32]))));
+    assert_eq!(
+        refused(agent.append_journal(LAND, &early, opening.concat())),
+        (kind::POSITION.into(), Some(3))
+    );
+    let (new, opening) = world
+        .one
+        .land
+        .stream(state, LAND, 1, Some((old, ack.chain)));
+    agent.append_journal(LAND, &new, opening.concat()).unwrap();
+    assert_eq!(
+        refused(agent.append_journal(LAND, &old, frames[3].clone())).0,
+        kind::CONFLICT
+    );
+    // What was acknowledged stays acknowledged.
+    assert_eq!(
+        agent
+            .append_journal(LAND, &old, frames[2].clone())
+            .unwrap()
+            .sequence,
+        2
+    );
+    let closed: Vec<_> = agent
+        .streams(LAND)
+        .unwrap()
+        .iter()
+        .map(|s| (s.stream == new, s.closed))
+        .collect();
+    assert!(closed.contains(&(true, false)) && closed.contains(&(false, true)));
+}
+
+#[test]
+fn the_mandate_says_who_writes() {
+    let mut world = with_epoch();
+    let state = world.one.state;
+    let (stream, frames) = world.one.land.stream(state, LAND, 1, None);
+    let thief = world.client(&world.one, &world.one.tax.tls);
+    assert_eq!(
+        refused(thief.append_journal(LAND, &stream, frames.concat())).0,
+        kind::MANDATE
+    );
+    // An epoch that is not in the log.
+    let Founded { vault, tax, .. } = &mut world.one;
+    drop(tax.epoch(state, vault, TAX, legation_core::id::EpochNo(1)));
+    let (stream, frames) = world.one.tax.stream(state, TAX, 1, None);
+    let agent = world.client(&world.one, &world.one.tax.tls);
+    assert_eq!(
+        refused(agent.append_journal(TAX, &stream, frames.concat())).0,
+        kind::MANDATE
+    );
+    // The path's registry is not the frame's.
+    assert_eq!(
+        refused(agent.append_journal(LAND, &stream, frames.concat())).0,
+        kind::BYTES
+    );
+}
+
+#[test]
+fn many_streams_are_committed_together() {
+    let mut world = with_epoch();
+    let state = world.one.state;
+    let agent = world.client(&world.one, &world.one.tax.tls);
+    let Founded { vault, tax, .. } = &mut world.one;
+    tax.open_epoch(state, vault, &agent, TAX);
+    std::thread::scope(|s| {
+        for (writer, registry) in [(&world.one.land, LAND), (&world.one.tax, TAX)] {
+            let client = world.client(&world.one, &writer.tls);
+            s.spawn(move || {
+                let (stream, frames) = writer.stream(state, registry, 60, None);
+                for (number, frame) in frames.iter().enumerate() {
+                    let ack = client
+                        .append_journal(registry, &stream, frame.clone())
+                        .unwrap();
+                    assert_eq!(ack.sequence, number as u64);
+                }
+            });
+        }
+    });
+    assert_eq!(world.desk().all_streams().unwrap().len(), 2);
+}
