@@ -1,0 +1,165 @@
+//! What is kept of the newest version beside the agent: the writer's index, and how each file looked when it was read,
+//! so that the next capture reads and seals only what changed. It lies on the agent's disk alone, in clear: a captured
+//! home can compare guesses with it. A lost or damaged one means a full capture, never a read from abroad.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use legation_core::codec::Reader;
+use legation_core::error::FormatError;
+use legation_core::id::{Digest, RegistryId, StateId, VersionNo};
+use legation_core::manifest::Entry;
+use legation_registry::tree::{Known, Stat};
+use legation_repo::durable;
+use legation_repo::writer::index::Index as Written;
+
+use crate::exit::Failure;
+
+/// First bytes of the file.
+const MAGIC: &[u8; 8] = b"LGNkept1";
+/// Some hundreds of bytes for each of ten million files.
+const MAX_FILE: u64 = 4 << 30;
+/// Bytes of the digest at the end.
+const DIGEST: usize = 32;
+/// The name of the object in errors.
+const WHAT: &str = "index";
+
+/// A version as its capture left it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Index {
+    /// Entries, nodes and packs.
+    pub written: Written,
+    /// How each file looked.
+    pub stats: Vec<(Vec<u8>, Stat)>,
+}
+
+impl Index {
+    /// Nothing is known: everything is captured.
+    pub fn empty(state: StateId, registry: RegistryId) -> Index {
+        Index {
+            written: Written::empty(state, registry),
+            stats: Vec::new(),
+        }
+    }
+
+    /// Reads the index of `version`; `None` when there is none, or none that holds.
+    pub fn load(dir: &Path, version: VersionNo) -> Option<Index> {
+        let bytes = durable::read_bounded(&path(dir, version), MAX_FILE).ok()?;
+        match Index::decode(&bytes) {
+            Ok(index) => Some(index),
+            Err(error) => {
+                tracing::warn!(%error, "the index does not hold; everything is captured anew");
+                None
+            }
+        }
+    }
+
+    /// Writes the index of `version`. Durable when this returns.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save(&self, dir: &Path, version: VersionNo) -> Result<(), Failure> {
+        durable::write_atomic(&path(dir, version), &self.encode())
+            .map_err(|error| Failure::from(error).during("writing the index"))
+    }
+
+    /// Removes every index but that of `version`.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn keep_only(dir: &Path, version: VersionNo) -> Result<(), Failure> {
+        let kept = path(dir, version);
+        for entry in std::fs::read_dir(dir)? {
+            let entry = entry?;
+            let is_index = entry.file_name().to_string_lossy().starts_with("index-");
+            if is_index && entry.path() != kept {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every entry of every source.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.written
+            .sources
+            .iter()
+            .flat_map(|source| &source.entries)
+    }
+
+    /// As what the next walk compares with.
+    pub fn known(&self) -> Known {
+        let stats: BTreeMap<&[u8], Stat> = self
+            .stats
+            .iter()
+            .map(|(path, stat)| (path.as_slice(), *stat))
+            .collect();
+        let known = self.entries().filter_map(|entry| {
+            let stat = stats.get(entry.path.as_slice())?;
+            Some((entry.path.clone(), (*stat, entry.clone())))
+        });
+        Known(known.collect())
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut out = MAGIC.to_vec();
+        let written = self.written.encode();
+        put_count(&mut out, written.len());
+        out.extend_from_slice(&written);
+        put_count(&mut out, self.stats.len());
+        for (path, stat) in &self.stats {
+            put_count(&mut out, path.len());
+            out.extend_from_slice(path);
+            for number in [stat.dev, stat.ino, stat.size] {
+                out.extend_from_slice(&number.to_le_bytes());
+            }
+            for (secs, nanos) in [stat.mtime, stat.ctime] {
+                out.extend_from_slice(&secs.to_le_bytes());
+                out.extend_from_slice(&nanos.to_le_bytes());
+            }
+        }
+        let digest = Digest::of(&out);
+        out.extend_from_slice(digest.as_bytes());
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Index, FormatError> {
+        let malformed = |why| FormatError::Malformed { what: WHAT, why };
+        let (body, digest) = bytes
+            .split_at_checked(bytes.len().saturating_sub(DIGEST))
+            .ok_or_else(|| malformed("it is too short"))?;
+        if Digest::of(body).as_bytes() != digest {
+            return Err(malformed("its digest does not hold"));
+        }
+        let mut r = Reader::new(WHAT, body);
+        let length = |r: &mut Reader<'_>| {
+            usize::try_from(r.u64()?).map_err(|_| malformed("a length is too large"))
+        };
+        r.magic(MAGIC)?;
+        let written = length(&mut r)?;
+        let written = Written::decode(r.bytes(written)?)?;
+        let mut stats = Vec::new();
+        for _ in 0..r.u64()? {
+            let path = length(&mut r)?;
+            let path = r.bytes(path)?.to_vec();
+            let stat = Stat {
+                dev: r.u64()?,
+                ino: r.u64()?,
+                size: r.u64()?,
+                mtime: (r.i64()?, r.u32()?),
+                ctime: (r.i64()?, r.u32()?),
+            };
+            stats.push((path, stat));
+        }
+        r.finish()?;
+        Ok(Index { written, stats })
+    }
+}
+
+fn path(dir: &Path, version: VersionNo) -> PathBuf {
+    dir.join(format!("index-{version}"))
+}
+
+fn put_count(out: &mut Vec<u8>, count: usize) {
+    out.extend_from_slice(&(count as u64).to_le_bytes());
+}

@@ -1,0 +1,368 @@
+//! Capturing a PostgreSQL cluster: WAL without end from a physical slot, and a base whenever there is none for the
+//! history that the WAL belongs to.
+//!
+//! The slot comes first, then the stream, then the base, so that nothing lies between them. Capture goes on exactly
+//! where the sealed stream ends. Where that is impossible a gap is logged and a new base follows.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use legation_core::id::{StreamId, Timeline};
+use legation_core::source::Sink;
+use legation_core::statement::{Cause, WalRange};
+use legation_registry::postgres::{
+    self as driver, BaseOptions, ConnectConfig, SlotState, WalEnd, WalOptions,
+};
+use legation_repo::edge;
+
+use super::link::Backoff;
+use super::outbox::{Kind, Outbox};
+use super::request::Request;
+use super::sink::{Parts, Sealer, Source};
+use super::status::now_ms;
+use super::streams::Streams;
+use super::version::{Taken, Versions, source_failure};
+use crate::config::agent::{Postgres as Config, WhenFull};
+use crate::exit::{Code, Failure};
+
+/// How often requests and the stop flag are looked at.
+const LOOK: Duration = Duration::from_millis(200);
+/// A connection that lasted this long was a good one: the next pause is short again.
+const GOOD: Duration = Duration::from_secs(10);
+
+/// The stream that is being received, for the base that starts beside it.
+#[derive(Debug, Clone, Copy)]
+struct Current {
+    system_id: u64,
+    timeline: Timeline,
+    stream: StreamId,
+}
+
+/// A cluster of a registry.
+pub struct Postgres {
+    /// Slot and cadence.
+    pub config: Config,
+    /// How to reach it.
+    pub connect: ConnectConfig,
+    /// The query that must hold before it serves abroad: sealed with each base.
+    pub probe: Option<String>,
+    /// What gives way when the spool is full.
+    pub when_full: WhenFull,
+    /// Takes the bases.
+    pub versions: Versions,
+    /// Gaps go here.
+    pub control: Arc<Outbox>,
+    /// Where WAL goes.
+    pub streams: Arc<Streams>,
+    current: Mutex<Option<Current>>,
+}
+
+impl Postgres {
+    /// A cluster that is not connected yet.
+    pub fn new(
+        config: Config,
+        connect: ConnectConfig,
+        probe: Option<String>,
+        when_full: WhenFull,
+        versions: Versions,
+        control: Arc<Outbox>,
+        streams: Arc<Streams>,
+    ) -> Postgres {
+        Postgres {
+            config,
+            connect,
+            probe,
+            when_full,
+            versions,
+            control,
+            streams,
+            current: Mutex::new(None),
+        }
+    }
+
+    /// Receives WAL until told to stop.
+    pub fn run_wal(&self) {
+        let stop = &self.versions.stop;
+        let mut sealer = None;
+        let mut backoff = Backoff::default();
+        while !stop.is_up() {
+            let began = Instant::now();
+            let result = self.session(&mut sealer);
+            if stop.is_up() {
+                return;
+            }
+            if began.elapsed() > GOOD {
+                backoff.reset();
+            }
+            let trouble = match result {
+                Ok(trouble) => trouble,
+                Err(failure) => failure.message,
+            };
+            tracing::warn!(registry = %self.versions.registry, "{trouble}");
+            self.versions.board.registry(&self.versions.name, |status| {
+                status.trouble = Some(trouble);
+                if status.phase != "full" {
+                    status.phase = "disconnected".into();
+                }
+            });
+            stop.wait(backoff.pause());
+        }
+    }
+
+    /// One connection; returns why it ended.
+    fn session(&self, sealer: &mut Option<Sealer>) -> Result<String, Failure> {
+        if self.versions.budget.is_full() {
+            return self.hold_off();
+        }
+        if let Some(last) = sealer.as_mut()
+            && let Err(failure) = last.reconnect()
+        {
+            // After a failed write nobody knows what the disk holds: it is read again, and a new stream goes on there.
+            tracing::warn!(registry = %self.versions.registry, "the spool is opened anew: {failure}");
+            self.streams.reopen()?;
+            *sealer = None;
+        }
+        let probe = driver::probe(&self.connect, &self.config.slot).map_err(source_failure)?;
+        if probe.slot == SlotState::Lost {
+            // It can never go on; dropping it lets a new one hold WAL from now on.
+            driver::drop_slot(&self.connect, &self.config.slot).map_err(source_failure)?;
+        } else {
+            probe.check().map_err(source_failure)?;
+        }
+        let slot = driver::ensure_slot(&self.connect, &self.config.slot).map_err(source_failure)?;
+        let gave_up = self.streams.gave_up();
+        let tail = self.streams.tail();
+        let same = tail.filter(|tail| tail.is_of(slot.system_id, slot.timeline));
+        let continued = same.filter(|tail| slot.start <= tail.position.end_lsn);
+        let start = continued.map_or(slot.start, |tail| tail.position.end_lsn);
+        if continued.is_none() && (tail.is_some() || gave_up) {
+            let cause = match same {
+                _ if gave_up => Cause::AgentLost,
+                Some(_) => Cause::SlotLost,
+                None => Cause::Timeline,
+            };
+            let missing = same.map(|tail| {
+                let range = WalRange {
+                    start: tail.position.end_lsn,
+                    stop: slot.start,
+                };
+                (slot.timeline, range)
+            });
+            self.broke(missing, cause)?;
+            *sealer = None;
+        }
+        let source = Source {
+            system_id: slot.system_id,
+            timeline: slot.timeline,
+            next: start,
+        };
+        let sealer = match sealer {
+            Some(sealer) => sealer,
+            None => sealer.insert(Sealer::begin(self.parts(), source, continued.is_some())?),
+        };
+        self.receive(sealer, source)
+    }
+
+    fn receive(&self, sealer: &mut Sealer, source: Source) -> Result<String, Failure> {
+        let mut options = WalOptions::new(
+            &self.config.slot,
+            source.system_id,
+            source.timeline,
+            source.next,
+        );
+        options.overlap = sealer.overlap();
+        *self.lock() = sealer.stream().map(|stream| Current {
+            system_id: source.system_id,
+            timeline: source.timeline,
+            stream,
+        });
+        edge::hit("agent.receive")?;
+        self.versions.board.registry(&self.versions.name, |status| {
+            status.phase = "streaming".into();
+            status.trouble = None;
+        });
+        let received = driver::receive(&self.connect, &options, sealer);
+        *self.lock() = None;
+        let report = match received {
+            Ok(report) => report,
+            Err(_) if sealer.is_full() => return self.hold_off(),
+            Err(error) => return Err(source_failure(error)),
+        };
+        match report.end {
+            WalEnd::Stopped => Ok("stopped".into()),
+            WalEnd::ServerStopped => Ok("the database was shut down".into()),
+            WalEnd::Disconnected(why) => Ok(format!("the database is not reached: {why}")),
+            WalEnd::NoProgress => Ok("the spool made no progress for ten seconds".into()),
+            // The next connection finds another timeline, logs the gap, and a new base follows.
+            WalEnd::TimelineChanged { next, switch } => Ok(format!(
+                "the database went on to timeline {next} at {switch}"
+            )),
+            WalEnd::HistoryDiffers { at } => {
+                self.streams.forget_tail();
+                self.broke(None, Cause::Timeline)?;
+                Ok(format!(
+                    "the database's history differs from what was captured, from {at} on"
+                ))
+            }
+        }
+    }
+
+    /// The spool is full: nothing that was sealed is dropped, and the source is let go of until there is room.
+    fn hold_off(&self) -> Result<String, Failure> {
+        self.versions
+            .board
+            .registry(&self.versions.name, |status| status.phase = "full".into());
+        if self.when_full == WhenFull::ProtectHome {
+            driver::drop_slot(&self.connect, &self.config.slot).map_err(source_failure)?;
+            return Ok("the spool is full; the slot was dropped to protect the database's disk, a new base will follow".into());
+        }
+        Ok("the spool is full; the slot keeps the WAL at the database until there is room".into())
+    }
+
+    /// Continuity is lost: that is logged, and the next base is a new one.
+    fn broke(&self, missing: Option<(Timeline, WalRange)>, cause: Cause) -> Result<(), Failure> {
+        let cause = if self.was_full() {
+            Cause::SpoolFull
+        } else {
+            cause
+        };
+        let memory = self.versions.state.update(|memory| {
+            memory.breaks += 1;
+            memory.clone()
+        })?;
+        let gap = self
+            .versions
+            .writer
+            .gap(self.versions.registry, memory.term, missing, cause)?;
+        self.control.push(Kind::Statement, &gap)?;
+        tracing::warn!(registry = %self.versions.registry, %cause, "continuity was lost; a new base follows");
+        Ok(())
+    }
+
+    fn was_full(&self) -> bool {
+        self.when_full == WhenFull::ProtectHome
+            && self
+                .versions
+                .board
+                .get()
+                .registries
+                .get(&self.versions.name)
+                .is_some_and(|status| status.phase == "full")
+    }
+
+    fn parts(&self) -> Parts {
+        Parts {
+            registry: self.versions.registry,
+            term: self.versions.state.get().term,
+            writer: self.versions.writer.clone(),
+            epochs: self.versions.epochs.clone(),
+            streams: self.streams.clone(),
+            budget: self.versions.budget.clone(),
+            stop: self.versions.stop.clone(),
+        }
+    }
+
+    /// Takes bases when they are due, until told to stop.
+    pub fn run_base(&self) {
+        let stop = &self.versions.stop;
+        let mut backoff = Backoff::default();
+        while !stop.is_up() {
+            let current = *self.lock();
+            let request = Request::look(&self.versions.dir);
+            let due = current.filter(|current| {
+                !self.versions.is_pending() && (request.is_some() || self.is_due(current))
+            });
+            let Some(current) = due else {
+                stop.wait(LOOK);
+                continue;
+            };
+            match self.base(&current) {
+                Ok(()) => {
+                    backoff.reset();
+                    Request::done(&self.versions.dir);
+                }
+                Err(failure) if failure.code == Code::Interrupted => return,
+                Err(failure) => {
+                    tracing::error!(registry = %self.versions.registry, "the base failed: {failure}");
+                    self.versions.board.registry(&self.versions.name, |status| {
+                        status.trouble = Some(format!("the base failed: {failure}"));
+                    });
+                    stop.wait(backoff.pause());
+                }
+            }
+        }
+    }
+
+    fn is_due(&self, current: &Current) -> bool {
+        let memory = self.versions.state.get();
+        let Some(version) = memory.version else {
+            return true;
+        };
+        let of_history = version.breaks == memory.breaks
+            && version.history.as_ref().is_some_and(|history| {
+                history.system_id == current.system_id && history.timeline == current.timeline
+            });
+        let age = Duration::from_millis(now_ms().saturating_sub(version.captured));
+        !of_history || age >= self.config.base_every.0
+    }
+
+    fn base(&self, current: &Current) -> Result<(), Failure> {
+        tracing::info!(registry = %self.versions.registry, "a base begins");
+        let began = Instant::now();
+        let stop = self.versions.stop.clone();
+        let options = BaseOptions::new(&self.config.slot);
+        let number = self.versions.capture(
+            "postgres",
+            "cluster",
+            &self.versions.no_parent(),
+            |sink: &mut dyn Sink| {
+                let report = driver::base::capture(&self.connect, &options, sink, &|| stop.is_up())
+                    .map_err(source_failure)?;
+                if (report.facts.system_id, report.facts.timeline)
+                    != (current.system_id, current.timeline)
+                {
+                    return Err(Failure::new(
+                        Code::SourceIncomplete,
+                        "the cluster changed while its base was taken",
+                    ));
+                }
+                if let Some(probe) = &self.probe {
+                    sink.meta(crate::recover::start::PROBE_KEY, probe)?;
+                }
+                let wal = WalRange {
+                    start: report.facts.start,
+                    stop: report.facts.stop,
+                };
+                Ok(Taken {
+                    wal: Some((report.facts.timeline, wal, current.stream)),
+                    stats: Vec::new(),
+                    entries: report.entries,
+                    bytes: report.bytes,
+                })
+            },
+        )?;
+        tracing::info!(registry = %self.versions.registry, version = %number, took = ?began.elapsed(), "the base is sealed");
+        Ok(())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Current>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What stands in the way of capturing this cluster, before anything begins. A cluster that cannot be reached is no
+/// obstacle: it may come up later.
+///
+/// # Errors
+/// Code 3 with every blocking finding and its cure.
+pub fn preflight(connect: &ConnectConfig, slot: &str) -> Result<(), Failure> {
+    match driver::probe(connect, slot) {
+        Ok(probe) if probe.slot == SlotState::Lost => Ok(()),
+        Ok(probe) => probe.check().map_err(source_failure),
+        Err(error @ legation_registry::Error::Refused { .. }) => Err(source_failure(error)),
+        Err(error) => {
+            tracing::warn!("{error}");
+            Ok(())
+        }
+    }
+}

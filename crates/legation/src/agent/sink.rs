@@ -1,0 +1,253 @@
+//! Where live WAL becomes sealed frames: each piece is sealed once, appended to the spool, and synced in groups.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use legation_core::id::{EpochNo, Lsn, RegistryId, StreamId, Term, Timeline};
+use legation_core::journal::{
+    MAX_FRAME_BYTES, MAX_FRAME_PLAIN, Position, StreamSealer, StreamStart,
+};
+use legation_core::source::{SourceError, SourceResult, WalSink};
+
+use super::budget::Budget;
+use super::epoch::{Epoch, Epochs};
+use super::streams::Streams;
+use super::writer::Writer;
+use crate::exit::Failure;
+use crate::identity::random;
+use crate::stop::Stop;
+
+/// The last WAL kept in memory to recognise the source by after a broken connection.
+const OVERLAP: usize = 64 << 10;
+
+/// Which history the WAL belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Source {
+    /// PostgreSQL's system identifier.
+    pub system_id: u64,
+    /// The timeline.
+    pub timeline: Timeline,
+    /// Where the next byte goes.
+    pub next: Lsn,
+}
+
+/// Seals WAL of one registry into its streams.
+pub struct Sealer {
+    registry: RegistryId,
+    term: Term,
+    writer: Arc<Writer>,
+    epochs: Arc<Epochs>,
+    streams: Arc<Streams>,
+    budget: Budget,
+    stop: Stop,
+    source: Source,
+    /// Whether the next stream continues what lies in the spool.
+    continues: bool,
+    /// The open stream and the epoch that it is sealed under.
+    open: Option<(EpochNo, StreamSealer)>,
+    buffer: Vec<u8>,
+    tail: VecDeque<u8>,
+    synced: Lsn,
+    full: bool,
+}
+
+/// What a sealer is made from.
+pub struct Parts {
+    /// The registry.
+    pub registry: RegistryId,
+    /// The term under which it writes.
+    pub term: Term,
+    /// Its writer.
+    pub writer: Arc<Writer>,
+    /// Its epochs.
+    pub epochs: Arc<Epochs>,
+    /// Its streams.
+    pub streams: Arc<Streams>,
+    /// The spool's bound.
+    pub budget: Budget,
+    /// When to stop.
+    pub stop: Stop,
+}
+
+impl Sealer {
+    /// Goes on at `source.next` with a new stream: a counter of an earlier run is never continued. It names the newest
+    /// stream of the spool as its past if it `continues` that without a hole.
+    ///
+    /// # Errors
+    /// When the epoch or the stream's opening cannot be made durable.
+    pub fn begin(parts: Parts, source: Source, continues: bool) -> Result<Sealer, Failure> {
+        let mut sealer = Sealer {
+            registry: parts.registry,
+            term: parts.term,
+            writer: parts.writer,
+            epochs: parts.epochs,
+            streams: parts.streams,
+            budget: parts.budget,
+            stop: parts.stop,
+            source,
+            continues,
+            open: None,
+            buffer: Vec::new(),
+            tail: VecDeque::new(),
+            synced: source.next,
+            full: false,
+        };
+        let epoch = sealer.epochs.current()?;
+        sealer.open_stream(&epoch, &[])?;
+        Ok(sealer)
+    }
+
+    /// The stream that is open.
+    pub fn stream(&self) -> Option<StreamId> {
+        self.open
+            .as_ref()
+            .map(|(_, sealer)| sealer.position().stream)
+    }
+
+    /// Where the next byte of WAL goes: everything before it is sealed and synced.
+    pub fn next(&self) -> Lsn {
+        self.synced
+    }
+
+    /// The last bytes before [`Sealer::next`], to compare with what the source has there now.
+    pub fn overlap(&self) -> Vec<u8> {
+        self.tail.iter().copied().collect()
+    }
+
+    /// Whether the spool had no room for what came.
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// Makes durable what was sealed and forgets the rest: the source sends it again.
+    ///
+    /// # Errors
+    /// When the spool cannot be synced; this run then seals nothing more.
+    pub fn reconnect(&mut self) -> Result<(), Failure> {
+        if let Some(position) = self.sync()? {
+            self.synced = position.end_lsn;
+        }
+        let forgotten = usize::try_from(self.source.next.0 - self.synced.0).unwrap_or(usize::MAX);
+        self.tail
+            .truncate(self.tail.len().saturating_sub(forgotten));
+        self.buffer.clear();
+        self.source.next = self.synced;
+        self.full = false;
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<Option<Position>, Failure> {
+        match self.stream() {
+            Some(stream) => self.streams.sync(stream),
+            None => Ok(None),
+        }
+    }
+
+    fn open_stream(&mut self, epoch: &Epoch, first: &[u8]) -> Result<(), Failure> {
+        let mut id = [0; 16];
+        id.copy_from_slice(&random::<16>()?[..]);
+        let tail = self.streams.tail().filter(|_| self.continues);
+        let previous = tail.map(|tail| (tail.position.stream, tail.position.chain));
+        let at = Lsn(self.source.next.0 - self.buffer.len() as u64);
+        let start = StreamStart {
+            state: self.writer.state(),
+            registry: self.registry,
+            epoch: epoch.number,
+            term: self.term,
+            stream: StreamId(id),
+            branch: 0,
+            system_id: self.source.system_id,
+            timeline: self.source.timeline,
+            lsn: at,
+            previous,
+        };
+        let (sealer, opening) = StreamSealer::open(&start, &epoch.root, &*random()?, first)
+            .map_err(|error| Failure::failed(format!("opening a stream: {error}")))?;
+        self.streams.begin(start.stream, &opening)?;
+        tracing::debug!(registry = %self.registry, stream = %start.stream, epoch = epoch.number.0, lsn = %at, "stream begins");
+        self.open = Some((epoch.number, sealer));
+        self.continues = true;
+        Ok(())
+    }
+
+    /// Seals the first `length` bytes of the buffer as one frame; returns its size.
+    fn seal(&mut self, length: usize) -> Result<u64, Failure> {
+        let epoch = self.epochs.current()?;
+        let stale = self
+            .open
+            .as_ref()
+            .is_none_or(|(under, _)| *under != epoch.number);
+        if stale {
+            // What was sealed under the old epoch is synced before the new stream names it as its past.
+            self.sync()?;
+            let first = self.buffer[..length].to_vec();
+            self.open_stream(&epoch, &first)?;
+        }
+        let at = Lsn(self.source.next.0 - self.buffer.len() as u64);
+        let Some((_, sealer)) = &mut self.open else {
+            return Err(Failure::failed("no stream is open"));
+        };
+        let frame = sealer
+            .frame(at, self.source.timeline, &self.buffer[..length])
+            .map_err(|error| Failure::failed(format!("sealing WAL: {error}")))?;
+        self.buffer.drain(..length);
+        let bytes = frame.len() as u64;
+        let position = sealer.position();
+        self.streams.append(position.stream, position.seq, frame)?;
+        Ok(bytes)
+    }
+
+    /// As [`Sealer::seal`], if the spool has room. Nothing is dropped when it has not: the source keeps what was not
+    /// reported as flushed, and sends it again.
+    fn seal_within_budget(&mut self, length: usize) -> SourceResult<()> {
+        // The largest frame that these bytes can become.
+        if !self.budget.take_live(MAX_FRAME_BYTES as u64) {
+            self.full = true;
+            return Err(SourceError::Refused("the spool is full".into()));
+        }
+        let sealed = self.seal(length);
+        let used = *sealed.as_ref().unwrap_or(&0);
+        self.budget
+            .give_live((MAX_FRAME_BYTES as u64).saturating_sub(used));
+        sealed.map(drop).map_err(SourceError::other)
+    }
+}
+
+impl WalSink for Sealer {
+    fn wal(&mut self, timeline: Timeline, start: Lsn, bytes: &[u8]) -> SourceResult<()> {
+        if timeline != self.source.timeline || start != self.source.next {
+            return Err(SourceError::Refused(format!(
+                "WAL at {start} on timeline {timeline} does not continue {} on {}",
+                self.source.next, self.source.timeline
+            )));
+        }
+        self.buffer.extend_from_slice(bytes);
+        self.source.next = Lsn(start.0 + bytes.len() as u64);
+        self.tail.extend(bytes);
+        let excess = self.tail.len().saturating_sub(OVERLAP);
+        self.tail.drain(..excess);
+        self.streams.arrived(self.source.next);
+        while self.buffer.len() >= MAX_FRAME_PLAIN {
+            self.seal_within_budget(MAX_FRAME_PLAIN)?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> SourceResult<Lsn> {
+        while !self.buffer.is_empty() {
+            self.seal_within_budget(self.buffer.len().min(MAX_FRAME_PLAIN))?;
+        }
+        let position = self.sync().map_err(SourceError::other)?;
+        if let Some(position) = position {
+            self.synced = position.end_lsn;
+        }
+        Ok(self.synced)
+    }
+
+    fn stop(&self) -> bool {
+        self.stop.is_up()
+            || self
+                .stream()
+                .is_none_or(|stream| !self.streams.is_newest(stream))
+    }
+}

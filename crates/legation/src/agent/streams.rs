@@ -1,0 +1,454 @@
+//! The sealed streams of one registry in the spool: appended by the receiver, sent by the shipper as the same bytes.
+//!
+//! The newest stream stays on disk even when all of it was acknowledged: its last header says where to go on after a
+//! kill. Older ones go when the embassy has all of them.
+
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use legation_core::id::{EpochNo, Lsn, RegistryId, StateId, StreamId, Term, Timeline};
+use legation_core::journal::{MAX_FRAME_BYTES, Position};
+use legation_core::statement::Ack;
+use legation_repo::journal::{Spool, StreamName};
+use legation_repo::{durable, edge};
+
+use stream::{Paths, Stream, broken, listed};
+
+use super::budget::Budget;
+use crate::exit::{Code, Failure};
+
+/// Arrivals closer together than this count as one: lag is known to this much.
+const GRAIN: Duration = Duration::from_millis(5);
+
+/// The streams of one registry. Shared between the receiver and the shipper.
+#[derive(Debug)]
+pub struct Streams {
+    dir: PathBuf,
+    state: StateId,
+    registry: RegistryId,
+    budget: Budget,
+    inner: Mutex<Inner>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Oldest first; only the last one grows.
+    streams: VecDeque<Stream>,
+    next_ordinal: u64,
+    /// What came from the source and is not acknowledged: the position after it, and when it came.
+    arrivals: VecDeque<(Lsn, Instant)>,
+    acked: Option<Acked>,
+    /// Whether the acknowledgement was given to this run.
+    acked_now: bool,
+    tail_is_foreign: bool,
+    gave_up: bool,
+}
+
+/// What the embassy acknowledged last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Acked {
+    /// The stream.
+    pub stream: StreamId,
+    /// The epoch that it is sealed under.
+    pub epoch: EpochNo,
+    /// Where the stream then stood.
+    pub position: Position,
+}
+
+/// Where the newest stream ends: capture goes on exactly there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tail {
+    /// PostgreSQL's system identifier.
+    pub system_id: u64,
+    /// The last frame.
+    pub position: Position,
+}
+
+/// Frames for one request.
+#[derive(Debug)]
+pub struct Batch {
+    /// Of which stream.
+    pub stream: StreamId,
+    /// Its term.
+    pub term: Term,
+    /// Its epoch.
+    pub epoch: EpochNo,
+    /// Whole frames, back to back.
+    pub frames: Vec<u8>,
+    /// The number of the first.
+    pub first: u64,
+    /// Where the stream stands after the last.
+    pub end: Position,
+}
+
+/// What the shipper should do next.
+#[derive(Debug)]
+pub enum Next {
+    /// Everything synced was acknowledged.
+    Nothing,
+    /// Ask the embassy where this stream stands.
+    Ask(StreamId),
+    /// Send these.
+    Send(Batch),
+}
+
+impl Streams {
+    /// Opens the streams as the last run left them; torn tails were never reported to anyone and are cut off.
+    ///
+    /// # Errors
+    /// When what was synced does not hold any more.
+    pub fn open(
+        dir: &Path,
+        state: StateId,
+        registry: RegistryId,
+        budget: Budget,
+    ) -> Result<Streams, Failure> {
+        durable::create_dir(dir)?;
+        let mut inner = Inner::default();
+        for (ordinal, stream) in listed(dir)? {
+            inner.next_ordinal = ordinal + 1;
+            let name = StreamName {
+                state,
+                registry,
+                stream,
+            };
+            let paths = Paths::of(dir, ordinal, stream);
+            let opening = durable::read_bounded(&paths.opening, MAX_FRAME_BYTES as u64)?;
+            let (mut spool, recovered) = Spool::open(&paths.frames, &name).map_err(broken)?;
+            if recovered.position.is_none() {
+                // Killed between the opening's two copies: the same bytes go on where they were left.
+                spool.append(&opening).map_err(broken)?;
+                spool.sync().map_err(broken)?;
+            }
+            let bytes = spool.bytes().map_err(broken)?;
+            budget.found_live(bytes);
+            inner
+                .streams
+                .push_back(Stream::new(name, paths, spool, &opening, bytes)?);
+        }
+        Ok(Streams {
+            dir: dir.to_owned(),
+            state,
+            registry,
+            budget,
+            inner: Mutex::new(inner),
+            changed: Condvar::new(),
+        })
+    }
+
+    /// Says that the source's history is not the one that the newest stream holds: nothing continues it.
+    pub fn forget_tail(&self) {
+        self.lock().tail_is_foreign = true;
+    }
+
+    /// Where the newest stream ends; `None` when there is none to go on from.
+    pub fn tail(&self) -> Option<Tail> {
+        let inner = self.lock();
+        if inner.tail_is_foreign {
+            return None;
+        }
+        let last = inner.streams.back()?;
+        Some(Tail {
+            system_id: last.opening.1.system_id,
+            position: last.spool.synced()?,
+        })
+    }
+
+    /// What the embassy acknowledged last.
+    pub fn acked(&self) -> Option<Acked> {
+        self.lock().acked
+    }
+
+    /// What the embassy acknowledged last in this run: what an earlier run was told is marked already or never.
+    pub fn markable(&self) -> Option<Acked> {
+        let inner = self.lock();
+        inner.acked.filter(|_| inner.acked_now)
+    }
+
+    /// Begins a new stream with its opening frame. Durable when this returns.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn begin(&self, stream: StreamId, opening: &[u8]) -> Result<(), Failure> {
+        let mut inner = self.lock();
+        let name = StreamName {
+            state: self.state,
+            registry: self.registry,
+            stream,
+        };
+        let paths = Paths::of(&self.dir, inner.next_ordinal, stream);
+        edge::at("agent.stream", || {
+            durable::write_atomic(&paths.opening, opening)
+        })?;
+        let (mut spool, _) = Spool::open(&paths.frames, &name).map_err(broken)?;
+        spool.append(opening).map_err(broken)?;
+        spool.sync().map_err(broken)?;
+        let bytes = opening.len() as u64;
+        self.budget.found_live(bytes);
+        inner.next_ordinal += 1;
+        let mut stream = Stream::new(name, paths, spool, opening, bytes)?;
+        stream.keep_fresh(0, opening.to_vec());
+        inner.streams.push_back(stream);
+        inner.tail_is_foreign = false;
+        drop(inner);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Whether this is the stream that grows.
+    pub fn is_newest(&self, stream: StreamId) -> bool {
+        self.lock()
+            .streams
+            .back()
+            .is_some_and(|newest| newest.name.stream == stream)
+    }
+
+    /// Appends a frame to the newest stream; room was taken from the budget. Not durable before [`Streams::sync`].
+    ///
+    /// # Errors
+    /// When it cannot be written, or the stream was given up.
+    pub fn append(&self, id: StreamId, seq: u64, frame: Vec<u8>) -> Result<(), Failure> {
+        let mut inner = self.lock();
+        let stream = inner.newest(id)?;
+        stream.spool.append(&frame).map_err(broken)?;
+        stream.bytes += frame.len() as u64;
+        stream.keep_fresh(seq, frame);
+        Ok(())
+    }
+
+    /// Makes what was appended durable and returns where the newest stream then stands.
+    ///
+    /// # Errors
+    /// When it cannot be synced, or the stream was given up; it takes nothing more in this run.
+    pub fn sync(&self, id: StreamId) -> Result<Option<Position>, Failure> {
+        let mut inner = self.lock();
+        let position = inner.newest(id)?.spool.sync().map_err(broken)?;
+        drop(inner);
+        self.changed.notify_all();
+        Ok(position)
+    }
+
+    /// Opens the newest stream's files again after a failed write or sync: what does not hold is cut off, what holds is
+    /// sent. Nothing is appended to that stream any more.
+    ///
+    /// # Errors
+    /// When the disk still fails.
+    pub fn reopen(&self) -> Result<(), Failure> {
+        let mut inner = self.lock();
+        let Some(stream) = inner.streams.back_mut() else {
+            return Ok(());
+        };
+        let (spool, _) = Spool::open(&stream.paths.frames, &stream.name).map_err(broken)?;
+        stream.spool = spool;
+        stream.fresh.clear();
+        stream.fresh_bytes = 0;
+        Ok(())
+    }
+
+    /// Notes that the source has sent everything before `end`.
+    pub fn arrived(&self, end: Lsn) {
+        let mut inner = self.lock();
+        let now = Instant::now();
+        match inner.arrivals.back_mut() {
+            Some((last, since)) if now.duration_since(*since) < GRAIN => *last = end,
+            _ => inner.arrivals.push_back((end, now)),
+        }
+    }
+
+    /// How long the oldest unacknowledged arrival has waited; zero when there is none.
+    pub fn lag(&self) -> Duration {
+        let inner = self.lock();
+        inner
+            .arrivals
+            .front()
+            .map_or(Duration::ZERO, |(_, since)| since.elapsed())
+    }
+
+    /// What to send next; at most `limit` bytes, at least one frame.
+    ///
+    /// # Errors
+    /// When the spool's copy does not hold any more.
+    pub fn next(&self, limit: usize) -> Result<Next, Failure> {
+        let mut inner = self.lock();
+        for stream in &mut inner.streams {
+            let Some(synced) = stream.spool.synced() else {
+                continue;
+            };
+            let Some(next) = stream.next else {
+                return Ok(Next::Ask(stream.name.stream));
+            };
+            if next <= synced.seq {
+                return stream.batch(next, synced.seq, limit).map(Next::Send);
+            }
+        }
+        Ok(Next::Nothing)
+    }
+
+    /// The embassy says that the next frame it needs of this stream is `next`.
+    ///
+    /// # Errors
+    /// Code 4 when it has frames that this spool never had: the agent's machine was set back.
+    pub fn stands_at(&self, stream: StreamId, next: u64) -> Result<(), Failure> {
+        let mut inner = self.lock();
+        let Some(found) = inner.streams.iter_mut().find(|s| s.name.stream == stream) else {
+            return Ok(());
+        };
+        if next > found.spool.next_seq() {
+            return Err(Failure::new(
+                Code::VerificationFailed,
+                "the embassy holds frames of a stream that this agent has not sealed",
+            )
+            .hint("this machine was set back or cloned; stop the other agent, then move the spool away"));
+        }
+        found.next = Some(next);
+        found.fresh.retain(|(seq, _)| *seq >= next);
+        found.fresh_bytes = found.fresh.iter().map(|(_, frame)| frame.len()).sum();
+        if let Some(position) = found.spool.synced().filter(|position| position.seq < next) {
+            let epoch = found.opening.0.epoch;
+            inner.acknowledge(Acked {
+                stream,
+                epoch,
+                position,
+            });
+        }
+        Ok(())
+    }
+
+    /// The embassy acknowledged a batch. What need not stay is removed.
+    ///
+    /// # Errors
+    /// Code 4 when it acknowledged something else than was sent; else when a file cannot be removed.
+    pub fn acknowledged(&self, batch: &Batch, ack: &Ack) -> Result<(), Failure> {
+        let mut inner = self.lock();
+        let Some(at) = inner
+            .streams
+            .iter()
+            .position(|s| s.name.stream == batch.stream)
+        else {
+            return Ok(());
+        };
+        let found = &mut inner.streams[at];
+        let other = ack.sequence == batch.end.seq && ack.chain != batch.end.chain;
+        if ack.sequence < batch.end.seq || other {
+            return Err(Failure::new(
+                Code::VerificationFailed,
+                "the embassy acknowledged other frames than were sent",
+            ));
+        }
+        found.next = Some(batch.end.seq + 1);
+        let freed = found.spool.remove_shipped(batch.end.seq).map_err(broken)?;
+        found.bytes = found.bytes.saturating_sub(freed);
+        self.budget.give_live(freed);
+        let acked = Acked {
+            stream: batch.stream,
+            epoch: batch.epoch,
+            position: batch.end,
+        };
+        inner.acknowledge(acked);
+        inner.acked_now = true;
+        self.remove_finished(&mut inner)?;
+        drop(inner);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Waits until something changed, at most for `time`.
+    pub fn wait(&self, time: Duration) {
+        let inner = self.lock();
+        let _ = self.changed.wait_timeout(inner, time);
+    }
+
+    /// Wakes whoever waits.
+    pub fn wake(&self) {
+        self.changed.notify_all();
+    }
+
+    /// Gives up the streams from this epoch on: nobody can open the first of them, and the others continue it. The
+    /// receiver finds its stream gone, and goes on from what is left.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub fn give_up_from(&self, epoch: EpochNo) -> Result<(), Failure> {
+        let mut inner = self.lock();
+        while inner
+            .streams
+            .back()
+            .is_some_and(|stream| stream.opening.0.epoch >= epoch)
+        {
+            if let Some(stream) = inner.streams.pop_back() {
+                self.budget.give_live(stream.bytes);
+                std::fs::remove_file(&stream.paths.opening)?;
+                std::fs::remove_dir_all(&stream.paths.frames)?;
+            }
+            inner.gave_up = true;
+        }
+        inner.arrivals.clear();
+        Ok(())
+    }
+
+    /// Whether streams were given up since this was last asked.
+    pub fn gave_up(&self) -> bool {
+        std::mem::take(&mut self.lock().gave_up)
+    }
+
+    /// Removes streams before the newest of which the embassy has everything.
+    fn remove_finished(&self, inner: &mut Inner) -> Result<(), Failure> {
+        while inner.streams.len() > 1 {
+            let done = inner
+                .streams
+                .front()
+                .and_then(|s| Some(s.next? == s.spool.next_seq()))
+                .unwrap_or(false);
+            if !done {
+                break;
+            }
+            if let Some(stream) = inner.streams.pop_front() {
+                self.budget.give_live(stream.bytes);
+                std::fs::remove_file(&stream.paths.opening)?;
+                if let Some(last) = stream.spool.position() {
+                    stream.spool.remove(&last).map_err(broken)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn newest(&mut self, id: StreamId) -> Result<&mut Stream, Failure> {
+        self.streams
+            .back_mut()
+            .filter(|stream| stream.name.stream == id)
+            .ok_or_else(|| Failure::failed("the stream was given up"))
+    }
+
+    fn acknowledge(&mut self, acked: Acked) {
+        while self
+            .arrivals
+            .front()
+            .is_some_and(|(end, _)| *end <= acked.position.end_lsn)
+        {
+            self.arrivals.pop_front();
+        }
+        self.acked = Some(acked);
+    }
+}
+
+/// The timeline of a tail, for comparing histories.
+impl Tail {
+    /// Whether WAL of this cluster and timeline continues what is in the spool.
+    pub fn is_of(&self, system_id: u64, timeline: Timeline) -> bool {
+        self.system_id == system_id && self.position.timeline == timeline
+    }
+}

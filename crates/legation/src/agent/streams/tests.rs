@@ -1,0 +1,178 @@
+use std::path::Path;
+
+use legation_core::id::{EpochNo, Lsn, RegistryId, StateId, StreamId, Term, Timeline};
+use legation_core::journal::{Position, StreamSealer, StreamStart};
+use legation_core::keys::EpochRoot;
+use legation_core::statement::{Ack, Time};
+
+use super::{Batch, Next, Streams};
+use crate::agent::budget::Budget;
+
+const STATE: StateId = StateId([1; 20]);
+
+fn registry() -> RegistryId {
+    "r-000005".parse().unwrap()
+}
+
+fn open(dir: &Path) -> Streams {
+    Streams::open(dir, STATE, registry(), Budget::new(1 << 30)).unwrap()
+}
+
+/// Begins stream number `n` where the last one ended and appends `frames` frames of 1000 bytes.
+fn fill(streams: &Streams, n: u8, frames: u64) -> Position {
+    let tail = streams.tail();
+    let lsn = tail.map_or(Lsn(0x0100_0000), |tail| tail.position.end_lsn);
+    let start = StreamStart {
+        state: STATE,
+        registry: registry(),
+        epoch: EpochNo(u32::from(n)),
+        term: Term(1),
+        stream: StreamId([n; 16]),
+        branch: 0,
+        system_id: 77,
+        timeline: Timeline(1),
+        lsn,
+        previous: tail.map(|tail| (tail.position.stream, tail.position.chain)),
+    };
+    let root = EpochRoot::from_bytes([n; 32]);
+    let (mut sealer, opening) = StreamSealer::open(&start, &root, &[n; 32], &[]).unwrap();
+    streams.begin(start.stream, &opening).unwrap();
+    for frame in 0..frames {
+        let at = Lsn(lsn.0 + frame * 1000);
+        let sealed = sealer.frame(at, Timeline(1), &[7; 1000]).unwrap();
+        streams
+            .append(start.stream, sealer.position().seq, sealed)
+            .unwrap();
+    }
+    streams.sync(start.stream).unwrap().unwrap()
+}
+
+fn ack(batch: &Batch) -> Ack {
+    Ack {
+        state: STATE,
+        embassy: "a".parse().unwrap(),
+        registry: registry(),
+        term: batch.term,
+        stream: batch.stream,
+        sequence: batch.end.seq,
+        chain: batch.end.chain,
+        lsn: batch.end.end_lsn,
+        at: Time::from_millis(0).unwrap(),
+    }
+}
+
+/// Ships everything as an embassy that has nothing would take it; returns the batches.
+fn ship(streams: &Streams, limit: usize) -> Vec<Batch> {
+    let mut sent = Vec::new();
+    loop {
+        match streams.next(limit).unwrap() {
+            Next::Nothing => return sent,
+            Next::Ask(stream) => streams.stands_at(stream, 0).unwrap(),
+            Next::Send(batch) => {
+                streams.acknowledged(&batch, &ack(&batch)).unwrap();
+                sent.push(batch);
+            }
+        }
+    }
+}
+
+#[test]
+fn everything_is_sent_once_and_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let streams = open(dir.path());
+    let end = fill(&streams, 1, 10);
+    streams.arrived(end.end_lsn);
+    assert!(streams.next(1).is_ok());
+    let sent = ship(&streams, 9000);
+    assert_eq!(sent.last().unwrap().end, end);
+    assert!(sent.iter().all(|batch| batch.frames.len() <= 9000));
+    assert_eq!(streams.acked().unwrap().position, end);
+    assert!(streams.lag().is_zero());
+}
+
+#[test]
+fn a_restart_goes_on_where_the_newest_stream_ends_and_sends_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let streams = open(dir.path());
+    let end = fill(&streams, 1, 5);
+    let Next::Ask(stream) = streams.next(1 << 20).unwrap() else {
+        panic!("it asks first");
+    };
+    streams.stands_at(stream, 0).unwrap();
+    let Next::Send(before) = streams.next(1 << 20).unwrap() else {
+        panic!("it sends");
+    };
+    drop(streams);
+
+    let streams = open(dir.path());
+    let tail = streams.tail().unwrap();
+    assert_eq!((tail.system_id, tail.position), (77, end));
+    let second = fill(&streams, 2, 3);
+    let sent = ship(&streams, 1 << 20);
+    assert_eq!(sent[0].frames, before.frames);
+    assert_eq!(sent.last().unwrap().end, second);
+    // The first stream is all abroad and gone; the newest stays as the place to go on from.
+    let left = std::fs::read_dir(dir.path()).unwrap().count();
+    assert_eq!(left, 2, "one stream is its frames and its opening");
+    assert_eq!(open(dir.path()).tail().unwrap().position, second);
+}
+
+#[test]
+fn an_embassy_that_has_more_than_was_sealed_is_believed_by_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let streams = open(dir.path());
+    fill(&streams, 1, 2);
+    assert!(streams.stands_at(StreamId([1; 16]), 3).is_ok());
+    let failure = streams.stands_at(StreamId([1; 16]), 4).unwrap_err();
+    assert_eq!(failure.code as u8, 4);
+}
+
+#[test]
+fn an_acknowledgement_of_other_frames_does_not_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let streams = open(dir.path());
+    fill(&streams, 1, 2);
+    streams.stands_at(StreamId([1; 16]), 0).unwrap();
+    let Next::Send(batch) = streams.next(1 << 20).unwrap() else {
+        panic!("it sends");
+    };
+    let mut other = ack(&batch);
+    other.chain = legation_core::id::Digest([9; 32]);
+    assert!(streams.acknowledged(&batch, &other).is_err());
+    assert!(streams.acked().is_none());
+}
+
+#[test]
+fn torn_frames_are_cut_and_the_stream_goes_on_before_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let streams = open(dir.path());
+    let end = fill(&streams, 1, 4);
+    drop(streams);
+    let frames = std::fs::read_dir(dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.is_dir())
+        .unwrap();
+    let segment = frames.join("00000000");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes.extend_from_slice(&[0xaa; 100]);
+    std::fs::write(&segment, bytes).unwrap();
+    assert_eq!(open(dir.path()).tail().unwrap().position, end);
+}
+
+#[test]
+fn streams_that_nobody_can_open_are_given_up_with_what_continues_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let streams = open(dir.path());
+    let kept = fill(&streams, 1, 2);
+    fill(&streams, 2, 2);
+    fill(&streams, 3, 2);
+    streams.give_up_from(EpochNo(2)).unwrap();
+    assert!(streams.gave_up() && !streams.gave_up());
+    assert_eq!(streams.tail().unwrap().position, kept);
+    assert!(
+        streams.sync(StreamId([3; 16])).is_err(),
+        "its receiver finds it gone"
+    );
+    assert_eq!(open(dir.path()).tail().unwrap().position, kept);
+}

@@ -1,0 +1,256 @@
+//! Taking one version: what a driver reads is sealed into packs, listed, and committed on top of the newest version.
+//!
+//! Order in the spool: packs as they fill, the index, the list, the commit. A kill before the commit is durable leaves
+//! packs that nobody will name, and they are removed at the next start.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use legation_core::id::{RegistryId, StreamId, Timeline, VersionNo};
+use legation_core::pack::SealedPack;
+use legation_core::source::{Sink, SourceError, SourceResult};
+use legation_core::statement::{self, Branch, EpochSet, Name, Packs, RootRow, WalRange};
+use legation_core::suite::SUITE;
+use legation_registry::tree::Stat;
+use legation_repo::edge;
+use legation_repo::writer::{PackSink, Place, VersionWriter};
+
+use super::budget::Budget;
+use super::epoch::{Epoch, Epochs};
+use super::gate::Gate;
+use super::index::Index;
+use super::outbox::{Kind, Outbox};
+use super::state::State;
+use super::status::Board;
+use super::writer::{SystemEntropy, Writer, now};
+use crate::exit::{Code, Failure};
+use crate::stop::Stop;
+
+/// Takes the versions of one registry, one at a time.
+pub struct Versions {
+    /// The registry.
+    pub registry: RegistryId,
+    /// Its name at home.
+    pub name: String,
+    /// Its retention class in the mandate.
+    pub class: Name,
+    /// Its writer.
+    pub writer: Arc<Writer>,
+    /// Its memory.
+    pub state: State,
+    /// Its epochs.
+    pub epochs: Arc<Epochs>,
+    /// Where packs, lists and commits go.
+    pub outbox: Arc<Outbox>,
+    /// The spool's bound.
+    pub budget: Budget,
+    /// How many capture at once.
+    pub gate: Gate,
+    /// The registry's directory in the spool.
+    pub dir: PathBuf,
+    /// What is shown.
+    pub board: Board,
+    /// When to stop.
+    pub stop: Stop,
+}
+
+/// What a driver says of what it took.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// The log that makes it consistent: timeline, range, and the stream that holds it.
+    pub wal: Option<(Timeline, WalRange, StreamId)>,
+    /// How the files looked, for the next capture.
+    pub stats: Vec<(Vec<u8>, Stat)>,
+    /// Entries.
+    pub entries: u64,
+    /// Bytes of the source.
+    pub bytes: u64,
+}
+
+impl Versions {
+    /// The newest version's index, or an empty one when it is not on this disk.
+    pub fn parent(&self) -> Index {
+        let newest = self.state.get().version;
+        newest
+            .and_then(|version| Index::load(&self.dir, version.number))
+            .unwrap_or_else(|| self.no_parent())
+    }
+
+    /// The index of nothing: everything is captured.
+    pub fn no_parent(&self) -> Index {
+        Index::empty(self.writer.state(), self.registry)
+    }
+
+    /// Whether an earlier version is still on its way.
+    pub fn is_pending(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
+    /// Takes a version: `take` gives everything to the sink. Returns its number. When it returns, the version is durable in the spool.
+    ///
+    /// # Errors
+    /// What the driver or the spool says; nothing of the attempt is then kept.
+    pub fn capture(
+        &self,
+        kind: &str,
+        source: &str,
+        parent: &Index,
+        take: impl FnOnce(&mut dyn Sink) -> Result<Taken, Failure>,
+    ) -> Result<VersionNo, Failure> {
+        let _pass = self.gate.enter(&self.stop).ok_or_else(stopped)?;
+        let result = self.attempt(kind, source, parent, take);
+        if result.is_err() {
+            self.outbox.abandon_unfinished()?;
+        }
+        result
+    }
+
+    fn attempt(
+        &self,
+        kind: &str,
+        source: &str,
+        parent: &Index,
+        take: impl FnOnce(&mut dyn Sink) -> Result<Taken, Failure>,
+    ) -> Result<VersionNo, Failure> {
+        let memory = self.state.update(|memory| {
+            memory.capturing = memory.breaks;
+            memory.clone()
+        })?;
+        let captured = now()?;
+        let epoch = self.epochs.current()?;
+        let number = VersionNo(
+            memory
+                .version
+                .as_ref()
+                .map_or(0, |version| version.number.0)
+                + 1,
+        );
+        let mut packs = Spooled {
+            outbox: self.outbox.clone(),
+            budget: self.budget.clone(),
+            epoch: epoch.clone(),
+            stop: self.stop.clone(),
+        };
+        let place = Place {
+            state: self.writer.state(),
+            registry: self.registry,
+            epoch: epoch.number,
+            next_seq: epoch.next_pack(),
+        };
+        let mut entropy = SystemEntropy;
+        let mut writer = VersionWriter::new(
+            place,
+            &epoch.root,
+            &parent.written,
+            &mut packs,
+            &mut entropy,
+        );
+        writer.source(kind, source)?;
+        let taken = take(&mut writer)?;
+        let finished = writer.finish(number)?;
+        let list = finished.list;
+        let index = Index {
+            written: finished.index,
+            stats: taken.stats,
+        };
+        index.save(&self.dir, number)?;
+        edge::hit("agent.index")?;
+        let encoded = list.encode();
+        if !self.budget.wait_queued(encoded.len() as u64, &self.stop) {
+            return Err(stopped());
+        }
+        let digest = self.outbox.push(Kind::List, &encoded)?;
+        let (timeline, wal, stream) = match taken.wal {
+            Some((timeline, wal, stream)) => (Some(timeline), Some(wal), Some(stream)),
+            None => (None, None, None),
+        };
+        let root = finished.root;
+        let commit = statement::Commit {
+            state: self.writer.state(),
+            mandate: self.writer.mandate(),
+            registry: self.registry,
+            term: memory.term,
+            branch: Branch::Main,
+            version: number,
+            parent: memory.version.map(|version| version.commit),
+            class: self.class.clone(),
+            suite: SUITE,
+            epochs: EpochSet::of(list.epochs())
+                .ok_or_else(|| Failure::failed("a version cannot need so many separate epochs"))?,
+            packs: Packs {
+                count: list.rows().len() as u64,
+                list: digest,
+            },
+            bytes: list.bytes(),
+            root: RootRow {
+                epoch: root.epoch,
+                seq: root.seq,
+                index: root.index,
+                offset: root.offset,
+                sealed: root.sealed,
+                plain: root.plain,
+            },
+            timeline,
+            wal,
+            stream,
+            captured,
+        };
+        let signed = self.writer.sign(commit)?;
+        self.outbox.push(Kind::Statement, &signed)?;
+        edge::hit("agent.commit")?;
+        self.board.registry(&self.name, |status| {
+            status.entries = Some(taken.entries);
+            status.source_bytes = Some(taken.bytes);
+            status.trouble = None;
+        });
+        Ok(number)
+    }
+}
+
+/// Packs go to the spool as they fill.
+struct Spooled {
+    outbox: Arc<Outbox>,
+    budget: Budget,
+    epoch: Arc<Epoch>,
+    stop: Stop,
+}
+
+impl PackSink for Spooled {
+    fn pack(&mut self, seq: u32, pack: SealedPack) -> SourceResult<()> {
+        // The number is used from here on, whatever becomes of the pack.
+        self.epoch.used_packs(seq + 1);
+        if !self.budget.wait_queued(pack.bytes.len() as u64, &self.stop) {
+            return Err(SourceError::Stopped);
+        }
+        edge::hit("agent.pack").map_err(|error| SourceError::io("writing to the spool", error))?;
+        self.outbox
+            .push(Kind::Pack, &pack.bytes)
+            .map(drop)
+            .map_err(SourceError::other)
+    }
+}
+
+/// What a driver's error means for the agent.
+pub fn source_failure(error: legation_registry::Error) -> Failure {
+    use legation_registry::Error;
+    match error {
+        Error::Refused { what, fix } => Failure::new(Code::SourceIncomplete, what).hint(fix),
+        Error::Stopped | Error::Storage(SourceError::Stopped) => stopped(),
+        Error::Storage(error) => Failure::failed(error),
+        other => Failure::new(Code::SourceIncomplete, other),
+    }
+}
+
+/// Stopped on request.
+pub fn stopped() -> Failure {
+    Failure::new(Code::Interrupted, "stopped on request")
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Failure {
+        match error {
+            SourceError::Stopped => stopped(),
+            other => Failure::failed(format!("sealing a version: {other}")),
+        }
+    }
+}

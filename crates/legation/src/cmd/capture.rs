@@ -1,0 +1,101 @@
+//! `legation capture`: asks the running agent for a version now, and waits until its receipt is verified.
+
+use std::time::{Duration, Instant};
+
+use crate::agent::Layout;
+use crate::agent::request::Request;
+use crate::agent::status;
+use crate::config::agent::{Agent, USUAL};
+use crate::ctx::Ctx;
+use crate::exit::{Code, Failure};
+
+/// How often the agent's report is read.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  legation capture land --full")]
+pub struct Args {
+    /// The registry's name
+    name: String,
+    /// Read and seal everything anew
+    #[arg(long)]
+    full: bool,
+    /// Give up waiting after so many seconds
+    #[arg(long, default_value_t = 3600)]
+    wait: u64,
+}
+
+/// Versions made since the agent began, the newest, and what is wrong.
+type Made = (u64, Option<u32>, Option<String>);
+
+/// Asks, and waits.
+///
+/// # Errors
+/// Code 2 for an unknown registry, 3 when the capture fails, 7 when it takes longer than `--wait`.
+pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
+    let config = Agent::load(&ctx.config_or(USUAL))?;
+    let registry = config
+        .registry
+        .iter()
+        .find(|registry| registry.name == args.name)
+        .ok_or_else(|| Failure::usage(format!("no registry {:?} is configured here", args.name)))?;
+    let layout = Layout::new(&config.spool.path);
+    let made = |name: &str| -> Result<Option<Made>, Failure> {
+        let status = status::read(&layout.status())?;
+        Ok(status
+            .and_then(|mut status| status.registries.remove(name))
+            .map(|registry| (registry.versions_made, registry.version, registry.trouble)))
+    };
+    let Some((before, ..)) = made(&args.name)? else {
+        return Err(
+            Failure::failed("the agent has never run here").hint("legation agent --config …")
+        );
+    };
+    let dir = layout.registry(&registry.id);
+    Request { full: args.full }.ask(&dir)?;
+    let until = Instant::now() + Duration::from_secs(args.wait);
+    let progress = ctx.out.progress(&args.name, "versions", None);
+    while Instant::now() < until {
+        if ctx.stop.wait(LOOK) {
+            return Err(Failure::new(
+                Code::Interrupted,
+                "interrupted; the agent goes on with the capture",
+            ));
+        }
+        progress.add(0);
+        let pending = Request::look(&dir).is_some();
+        match made(&args.name)? {
+            Some((after, Some(version), _)) if after > before => {
+                ctx.out.fact(
+                    "captured",
+                    &serde_json::json!({ "registry": args.name, "version": version }),
+                    format!(
+                        "{} v{version}: committed abroad, receipt verified",
+                        args.name
+                    ),
+                );
+                return Ok(());
+            }
+            Some((_, _, Some(trouble))) if pending => {
+                return Err(Failure::new(Code::SourceIncomplete, trouble));
+            }
+            Some((_, Some(version), None)) if !pending && !args.full => {
+                ctx.out.fact(
+                    "unchanged",
+                    &serde_json::json!({ "registry": args.name, "version": version }),
+                    format!(
+                        "{}: nothing changed since v{version}, or it is on its way",
+                        args.name
+                    ),
+                );
+                return Ok(());
+            }
+            _ => {}
+        }
+    }
+    Err(Failure::new(
+        Code::ObjectiveMissed,
+        format!("{} took longer than {} s", args.name, args.wait),
+    ))
+}

@@ -1,0 +1,86 @@
+//! `legation ls`: files of a version.
+
+use std::path::PathBuf;
+
+use legation_core::manifest::{Entry, EntryKind};
+
+use crate::ctx::Ctx;
+use crate::desk::Desk;
+use crate::exit::Failure;
+use crate::recover::grant::{self, Asked};
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+#[command(disable_version_flag = true)]
+#[command(after_help = "Example:\n  legation ls gazette v7 acts/1995/ --order grant.txt")]
+pub struct Args {
+    /// The registry
+    name: String,
+    /// The version: latest, or one like v7
+    #[arg(default_value = "latest")]
+    version: String,
+    /// Only what begins with this path
+    #[arg(default_value = "")]
+    prefix: String,
+    /// The grant that opens it
+    #[arg(long, value_name = "FILE")]
+    order: Option<PathBuf>,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// No grant, or one that does not cover it (8); a wrong key (12); damage (4).
+pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
+    let desk = Desk::open(ctx)?;
+    let (job, keep) = grant::open(
+        &desk,
+        Asked {
+            name: &args.name,
+            version: &args.version,
+            order: args.order.as_deref(),
+        },
+    )?;
+    let reader = job.open(&keep)?;
+    for (at, source) in reader.root().sources.iter().enumerate() {
+        reader.walk(at, args.prefix.as_bytes(), &mut |entry| {
+            let path = String::from_utf8_lossy(&entry.path);
+            ctx.out.fact(
+                "entry",
+                &serde_json::json!({
+                    "source": source.name, "path": path, "kind": kind(&entry).1, "mode": format!("{:04o}", entry.mode),
+                    "uid": entry.uid, "gid": entry.gid, "size": entry.size, "mtime": modified(&entry),
+                }),
+                format!(
+                    "{}{:04o} {:>6} {:>6} {:>12} {} {path}",
+                    kind(&entry).0,
+                    entry.mode,
+                    entry.uid,
+                    entry.gid,
+                    entry.size,
+                    modified(&entry)
+                ),
+            );
+            Ok(!ctx.stop.is_up())
+        })?;
+    }
+    Ok(())
+}
+
+fn kind(entry: &Entry) -> (char, &'static str) {
+    match entry.kind {
+        EntryKind::File => ('-', "file"),
+        EntryKind::Dir => ('d', "directory"),
+        EntryKind::Symlink { .. } => ('l', "link"),
+        EntryKind::Hardlink { .. } => ('h', "hard link"),
+        EntryKind::Fifo => ('p', "fifo"),
+        EntryKind::Socket => ('s', "socket"),
+        EntryKind::CharDev { .. } => ('c', "character device"),
+        EntryKind::BlockDev { .. } => ('b', "block device"),
+    }
+}
+
+fn modified(entry: &Entry) -> String {
+    jiff::Timestamp::from_second(entry.mtime.secs)
+        .map_or_else(|_| "?".to_owned(), |stamp| stamp.to_string())
+}

@@ -1,0 +1,296 @@
+//! `legation order new`: an order written from what the log says now, with the epochs that its registries need.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use legation_core::id::{EpochNo, OrderId, RegistryId, Term, VersionNo};
+use legation_core::keys::{Entropy, OpeningKey};
+use legation_core::statement::{
+    Act, Annex, Bytes32, EpochSet, Line, Mode, Order, Recipient, ScopeRow, Target, TermStep,
+    TitleRow, VersionPick, YesNo,
+};
+
+use crate::config::units::Span;
+use crate::ctx::Ctx;
+use crate::desk::Desk;
+use crate::exit::{Code, Failure};
+use crate::officers::{SystemEntropy, create, now, orders, text};
+use crate::recover::scope;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+#[command(disable_version_flag = true)]
+#[command(
+    after_help = "Example:\n  legation order new activate --all --grant read-write --at a --reason \"Home does not answer\" --valid 12h --out order.txt\n  legation order new grant land --grant read --version latest --valid 24h --out grant.txt"
+)]
+pub struct Args {
+    /// What is ordered
+    act: ActArg,
+    /// Registries, by name or id
+    names: Vec<String>,
+    /// Registries, by name or id
+    #[arg(long, value_delimiter = ',', value_name = "NAME,...")]
+    registry: Vec<String>,
+    /// All registries of these tiers
+    #[arg(long, value_delimiter = ',', value_name = "TIER,...")]
+    tier: Vec<String>,
+    /// All registries
+    #[arg(long)]
+    all: bool,
+    /// What may be done
+    #[arg(long, value_name = "MODE", default_value = "read-only")]
+    grant: String,
+    /// At which embassy
+    #[arg(long, value_name = "LABEL")]
+    at: Option<String>,
+    /// Which version: latest, or one like v7
+    #[arg(long, value_name = "VERSION", default_value = "latest")]
+    version: String,
+    /// Why; in the annex, which the host cannot read
+    #[arg(long, value_name = "TEXT", default_value = "Reading a kept version.")]
+    reason: String,
+    /// For how long it is valid from now
+    #[arg(long, value_name = "TIME", default_value = "12h")]
+    valid: Span,
+    /// Where to write the order; its annex and key go beside it
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ActArg {
+    /// Start registries at the embassy
+    Activate,
+    /// Let the holder of a key read versions
+    Grant,
+}
+
+/// Runs the verb.
+pub(super) fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
+    for path in [args.out.clone(), orders::annex_path(&args.out)] {
+        super::fresh(&path, "--out")?;
+    }
+    let desk = Desk::open(ctx)?;
+    desk.ledger.clean()?;
+    let version: VersionPick = args.version.parse().map_err(|_| {
+        Failure::usage(format!(
+            "--version {}: latest, or one like v7",
+            args.version
+        ))
+    })?;
+    let registries = chosen(args, &desk)?;
+    let registry = registries
+        .iter()
+        .map(|id| scoped(&desk, *id, version))
+        .collect::<Result<Vec<_>, _>>()?;
+    let grant: Mode = args.grant.parse().map_err(|_| {
+        Failure::usage(format!(
+            "--grant {}: verify, read-only, read-write or read",
+            args.grant
+        ))
+    })?;
+    let state = desk.state();
+    let label = match &args.at {
+        Some(label) => label
+            .parse()
+            .map_err(|_| Failure::usage(format!("--at {label}: no label of an embassy")))?,
+        None => desk.ledger.label.clone(),
+    };
+    if state.mandate().embassy(&label).is_none() {
+        return Err(Failure::new(
+            Code::Refused,
+            format!("the mandate names no embassy {label}"),
+        ));
+    }
+    let now = now()?.whole_seconds();
+    let id = order_id(now)?;
+    let titles: Vec<_> = registries
+        .iter()
+        .map(|id| {
+            Ok(TitleRow {
+                id: *id,
+                title: line("title", &desk.names.title(*id))?,
+            })
+        })
+        .collect::<Result<_, Failure>>()?;
+    let annex = Annex {
+        order: id.clone(),
+        salt: Bytes32(SystemEntropy.draw()?),
+        registry: titles,
+        reason: line("--reason", &args.reason)?,
+    };
+    let key = match args.act {
+        ActArg::Grant => Some(OpeningKey::from_seed(&SystemEntropy.draw()?)?),
+        ActArg::Activate => None,
+    };
+    let step = (args.act == ActArg::Activate && grant == Mode::ReadWrite)
+        .then(|| next_term(&desk, &registries))
+        .transpose()?;
+    let mut order = Order {
+        act: if args.act == ActArg::Activate {
+            Act::Activate
+        } else {
+            Act::Grant
+        },
+        order: id,
+        state: state.id(),
+        mandate: state.mandate().sequence,
+        log_head: state.head(),
+        embassy: label,
+        recipient: key
+            .as_ref()
+            .map_or(Recipient::Session, |key| Recipient::Key(key.public().id())),
+        registry,
+        version,
+        target: (args.act == ActArg::Activate).then_some(Target::EndOfWal),
+        grant,
+        term: step,
+        accept_loss: YesNo::No,
+        not_before: now,
+        expires: now
+            .plus_millis(u64::try_from(args.valid.0.as_millis()).unwrap_or(u64::MAX))
+            .whole_seconds(),
+        annex_sha256: annex.id(),
+        sentence: line("sentence", "-")?,
+    };
+    order.sentence = line("sentence", &order.make_sentence())?;
+    order.check_shape()?;
+    write(args, &order, &annex, key.as_ref())?;
+    ctx.out.fact(
+        "order",
+        &serde_json::json!({
+            "order": order.order, "file": args.out, "annex": orders::annex_path(&args.out), "sha256": order.id(),
+            "sentence": order.sentence.as_str(), "expires": order.expires.to_string(),
+            "registries": order.registry.iter().map(|row| serde_json::json!({
+                "id": row.registry, "name": desk.names.of(row.registry), "epochs": row.epochs.to_string(),
+            })).collect::<Vec<_>>(),
+        }),
+        format!("{}\nwritten to {}", orders::show(&order, Some(&annex), &desk.names, now), args.out.display()),
+    );
+    Ok(())
+}
+
+fn write(
+    args: &Args,
+    order: &Order,
+    annex: &Annex,
+    key: Option<&OpeningKey>,
+) -> Result<(), Failure> {
+    if let Some(key) = key {
+        create(&orders::key_path(&args.out), 0o600, key.seed())?;
+        let public = format!("{}\n", text::base64(key.public().encode()));
+        create(
+            &orders::public_key_path(&args.out),
+            0o644,
+            public.as_bytes(),
+        )?;
+    }
+    create(
+        &orders::annex_path(&args.out),
+        0o600,
+        annex.text().as_bytes(),
+    )?;
+    create(&args.out, 0o644, order.text().as_bytes())
+}
+
+/// The registries meant, in the order that a text has them.
+fn chosen(args: &Args, desk: &Desk) -> Result<Vec<RegistryId>, Failure> {
+    let mut all = BTreeSet::new();
+    for name in args.names.iter().chain(&args.registry) {
+        all.insert(desk.names.find(name)?);
+    }
+    for row in &desk.state().mandate().registry {
+        if args.all || args.tier.contains(&row.tier.to_string()) {
+            all.insert(row.id);
+        }
+    }
+    if let Some(tier) = args
+        .tier
+        .iter()
+        .find(|tier| tier.parse::<legation_core::statement::Tier>().is_err())
+    {
+        return Err(Failure::usage(format!("--tier {tier}: T0, T1, T2 or T3")));
+    }
+    if all.is_empty() {
+        return Err(Failure::usage("no registry is named")
+            .hint("use --registry NAME,..., --tier T0,T1 or --all"));
+    }
+    Ok(all.into_iter().collect())
+}
+
+/// One registry with the epochs that its version and the journal after it need, and no others.
+fn scoped(desk: &Desk, id: RegistryId, pick: VersionPick) -> Result<ScopeRow, Failure> {
+    let name = desk.names.of(id);
+    let registry = desk.state().registry(id).ok_or_else(|| {
+        Failure::new(
+            Code::Refused,
+            format!("the mandate names no registry {name}"),
+        )
+    })?;
+    let version = match pick {
+        VersionPick::Latest => registry.head(),
+        VersionPick::Exactly(version) => registry.version(version),
+    };
+    let version = version.ok_or_else(|| match pick {
+        VersionPick::Latest => Failure::failed(format!(
+            "{name} has no version abroad yet; it cannot be started"
+        )),
+        VersionPick::Exactly(VersionNo(number)) => {
+            Failure::failed(format!("{name} has no version v{number}"))
+                .hint(format!("legation versions {name} lists what there is"))
+        }
+    })?;
+    let streams = desk.client.streams(id)?;
+    let epochs: BTreeSet<EpochNo> = scope::epochs(&version.commit, &scope::Held::all(&streams))
+        .into_iter()
+        // What the embassy says of its journals is no authority: an epoch counts only when it is logged.
+        .filter(|epoch| registry.epoch(*epoch).is_some())
+        .collect();
+    let epochs = EpochSet::of(epochs).ok_or_else(|| {
+        Failure::failed(format!(
+            "{name} needs more separate ranges of epochs than an order may list"
+        ))
+    })?;
+    Ok(ScopeRow {
+        registry: id,
+        epochs,
+    })
+}
+
+/// One step for all: an order for writing raises one term.
+fn next_term(desk: &Desk, registries: &[RegistryId]) -> Result<TermStep, Failure> {
+    let terms: BTreeSet<Term> = registries
+        .iter()
+        .filter_map(|id| desk.state().registry(*id))
+        .map(|registry| registry.term)
+        .collect();
+    let mut terms = terms.into_iter();
+    match (terms.next(), terms.next()) {
+        (Some(from), None) => {
+            let to = from
+                .next()
+                .ok_or_else(|| Failure::failed("the last term is reached"))?;
+            Ok(TermStep { from, to })
+        }
+        (_, Some(_)) => Err(Failure::usage(
+            "these registries are in different terms; write one order for each term",
+        )),
+        _ => Err(Failure::usage("no registry is named")),
+    }
+}
+
+fn order_id(now: legation_core::statement::Time) -> Result<OrderId, Failure> {
+    let day = now.to_string();
+    let [a, b, c, d, ..] = SystemEntropy.draw()?;
+    let text = format!(
+        "{}-{a:02x}{b:02x}{c:02x}{d:02x}",
+        day.get(..10).unwrap_or_default()
+    );
+    text.parse().map_err(Failure::failed)
+}
+
+fn line(what: &str, text: &str) -> Result<Line, Failure> {
+    text.parse()
+        .map_err(|why| Failure::usage(format!("{what}: {why}")))
+}

@@ -1,0 +1,231 @@
+//! `legation status`: what is abroad, how old it is, and what is wrong. Beside an agent it reads the agent's own report;
+//! at a person's desk it asks the embassy and replays its log.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::agent::Layout;
+use crate::agent::status::{self, AgentStatus, RegistryStatus, now_ms};
+use crate::config::{self, units};
+use crate::ctx::Ctx;
+use crate::exit::{Code, Failure};
+use crate::line;
+
+/// An agent that has not reported for this long is not running.
+const SILENT: Duration = Duration::from_secs(10);
+/// Time between two looks with `--watch`.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  legation status\n  legation status --config /etc/legation/agent.toml --json\n  legation status --watch"
+)]
+pub struct Args {
+    /// Look again every second until interrupted
+    #[arg(long)]
+    watch: bool,
+    /// Exit with 7 when a registry is older abroad than its objective allows
+    #[arg(long)]
+    check: bool,
+}
+
+/// Only an agent's configuration has a spool.
+#[derive(Deserialize)]
+struct Probe {
+    spool: Option<config::agent::Spool>,
+}
+
+/// What a registry's log says, at a person's desk.
+#[derive(Serialize)]
+struct Abroad {
+    registry: String,
+    tier: String,
+    term: u32,
+    version: Option<u32>,
+    captured: Option<u64>,
+    received: Option<u64>,
+    age_ms: Option<u64>,
+    marked_lsn: Option<String>,
+    marked_at: Option<u64>,
+    epochs: u32,
+    gaps: usize,
+    fenced: bool,
+}
+
+/// Shows it.
+///
+/// # Errors
+/// Code 10 when the embassy does not answer; with `--check`, code 7 when an objective is missed.
+pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
+    let path = ctx
+        .config
+        .clone()
+        .unwrap_or_else(config::person::usual_place);
+    loop {
+        let late = match spool_of(&path)? {
+            Some(spool) => beside_agent(&spool, ctx)?,
+            None => at_desk(ctx)?,
+        };
+        if !args.watch {
+            return match late {
+                Some(name) if args.check => Err(Failure::new(
+                    Code::ObjectiveMissed,
+                    format!("{name} is older abroad than its objective allows"),
+                )),
+                _ => Ok(()),
+            };
+        }
+        if ctx.stop.wait(LOOK) {
+            return Ok(());
+        }
+    }
+}
+
+fn spool_of(path: &Path) -> Result<Option<std::path::PathBuf>, Failure> {
+    let probe: Probe = config::load(path)?;
+    Ok(probe.spool.map(|spool| config::beside(path, &spool.path)))
+}
+
+/// Prints the agent's report; returns a registry that is late.
+fn beside_agent(spool: &Path, ctx: &Ctx) -> Result<Option<String>, Failure> {
+    let Some(status) = status::read(&Layout::new(spool).status())? else {
+        return Err(
+            Failure::failed("the agent has never run here").hint("legation agent --config …")
+        );
+    };
+    let age = Duration::from_millis(now_ms().saturating_sub(status.at));
+    if ctx.out.json() {
+        ctx.out.record("agent", &status);
+        for (name, registry) in &status.registries {
+            ctx.out.record("registry", &Named { name, registry });
+        }
+    } else {
+        print(&status, age, ctx);
+    }
+    if age > SILENT {
+        return Ok(status.registries.keys().next().cloned());
+    }
+    Ok(status
+        .registries
+        .iter()
+        .find(|(_, registry)| registry.late)
+        .map(|(name, _)| name.clone()))
+}
+
+#[derive(Serialize)]
+struct Named<'a> {
+    name: &'a str,
+    #[serde(flatten)]
+    registry: &'a RegistryStatus,
+}
+
+fn print(status: &AgentStatus, age: Duration, ctx: &Ctx) {
+    if age > SILENT {
+        ctx.out.line(format!(
+            "the agent last reported {} ago: it does not run",
+            units::ago(age)
+        ));
+    }
+    ctx.out.line(format!(
+        "{} · embassy {} · log {} entries · spool {} of {}{}",
+        status.state,
+        status.embassy,
+        status.log_size,
+        units::about(status.spool_used),
+        units::about(status.spool_limit),
+        if status.spool_full { ", FULL" } else { "" }
+    ));
+    ctx.out.line(format!(
+        "{:<14} {:<9} {:<13} {:>8} {:>8}  {:<12} {:<12} {:>7}",
+        "registry", "source", "doing", "lag", "within", "sealed", "abroad", "version"
+    ));
+    for (name, registry) in &status.registries {
+        let lag = registry
+            .lag_ms
+            .map_or("-".to_owned(), |lag| units::ago(Duration::from_millis(lag)));
+        ctx.out.line(format!(
+            "{name:<14} {:<9} {:<13} {lag:>8} {:>8}  {:<12} {:<12} {:>7}{}",
+            registry.source,
+            registry.phase,
+            units::ago(Duration::from_millis(registry.rpo_ms)),
+            registry.sealed_lsn.as_deref().unwrap_or("-"),
+            registry.acked_lsn.as_deref().unwrap_or("-"),
+            registry
+                .version
+                .map_or("-".to_owned(), |version| format!("v{version}")),
+            if registry.late { "  LATE" } else { "" }
+        ));
+        for trouble in [
+            &registry.trouble,
+            &registry.line_trouble,
+            &registry.ship_trouble,
+        ]
+        .into_iter()
+        .flatten()
+        {
+            ctx.out.line(format!("  {trouble}"));
+        }
+    }
+}
+
+/// Asks the embassy and replays its log.
+fn at_desk(ctx: &Ctx) -> Result<Option<String>, Failure> {
+    let person = ctx.person()?;
+    let (client, _) = line::of_person(&person)?;
+    let embassy = client.status()?;
+    let ledger = line::ledger(&client, &ctx.cache().join(&person.state).join("log"))?;
+    ctx.out.fact(
+        "embassy",
+        &embassy,
+        format!(
+            "{} · embassy {} · log {} entries · {} free",
+            embassy.state,
+            embassy.label,
+            ledger.checkpoint.size(),
+            units::about(embassy.free)
+        ),
+    );
+    ledger.clean()?;
+    let mut late = None;
+    for (id, registry) in ledger.state.registries() {
+        let head = registry.head();
+        let captured = head.map(|head| head.commit.captured.millis());
+        let mark = registry.mark.as_ref().map(|mark| &mark.mark);
+        let newest = mark.map(|mark| mark.at.millis()).max(captured);
+        let abroad = Abroad {
+            registry: id.to_string(),
+            tier: registry.row.tier.to_string(),
+            term: registry.term.0,
+            version: head.map(|head| head.commit.version.0),
+            captured,
+            received: head.map(|head| head.received.millis()),
+            age_ms: newest.map(|newest| now_ms().saturating_sub(newest)),
+            marked_lsn: mark.map(|mark| mark.lsn.to_string()),
+            marked_at: mark.map(|mark| mark.at.millis()),
+            epochs: registry.last_epoch().0,
+            gaps: registry.gaps.len(),
+            fenced: !registry.fences.is_empty(),
+        };
+        if abroad.version.is_none() {
+            late = Some(abroad.registry.clone());
+        }
+        let text = format!(
+            "{:<12} {:<3} {:>6}  {:>8} old  {}{}",
+            abroad.registry,
+            abroad.tier,
+            abroad
+                .version
+                .map_or("-".to_owned(), |version| format!("v{version}")),
+            abroad
+                .age_ms
+                .map_or("-".to_owned(), |age| units::ago(Duration::from_millis(age))),
+            abroad.marked_lsn.as_deref().unwrap_or(""),
+            if abroad.fenced { "  fenced" } else { "" }
+        );
+        ctx.out.fact("registry", &abroad, text);
+    }
+    Ok(late)
+}

@@ -1,0 +1,201 @@
+//! `legation versions`: what could be started, and how old it is.
+
+use legation_core::id::RegistryId;
+use legation_core::list::PackList;
+use legation_core::policy::{RegistryState, VersionState};
+use legation_core::statement::{EpochSet, Time};
+use legation_repo::http::Client;
+use legation_repo::store::Kind;
+
+use crate::ctx::Ctx;
+use crate::desk::Desk;
+use crate::exit::Failure;
+use crate::officers::now;
+use crate::recover::journal::reach;
+use crate::recover::scope::{self, Held};
+
+/// Versions shown of one registry when it is named: the newest ones.
+const MOST: usize = 50;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  legation versions land --json")]
+pub struct Args {
+    /// The registry; all of them without it, each with its newest version
+    name: Option<String>,
+}
+
+/// What is known of one version.
+struct Judged {
+    complete: bool,
+    wal_end: Option<legation_core::id::Lsn>,
+    age_ms: u64,
+    epochs: Option<EpochSet>,
+    why_not: Option<String>,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// No embassy (10); a log that does not verify (4).
+pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
+    let desk = Desk::open(ctx)?;
+    if let Err(failure) = desk.ledger.clean() {
+        ctx.out.note(failure.message);
+    }
+    let now = now()?;
+    if let Some(name) = &args.name {
+        let id = desk.names.find(name)?;
+        let registry = desk.state().registry(id).ok_or_else(|| {
+            Failure::new(
+                crate::exit::Code::Refused,
+                format!("the mandate names no registry {name}"),
+            )
+        })?;
+        let held = Held::all(&desk.client.streams(id)?);
+        let from = registry.versions.len().saturating_sub(MOST);
+        for version in &registry.versions[from..] {
+            let newest = registry.head().is_some_and(|head| head.id == version.id);
+            tell(&desk, id, registry, version, &held, newest, now, ctx)?;
+        }
+        if registry.versions.is_empty() {
+            nothing(&desk, id, ctx);
+        }
+        return Ok(());
+    }
+    for (id, registry) in desk.state().registries() {
+        match registry.head() {
+            Some(version) => {
+                let held = Held::all(&desk.client.streams(id)?);
+                tell(&desk, id, registry, version, &held, true, now, ctx)?;
+            }
+            None => nothing(&desk, id, ctx),
+        }
+    }
+    Ok(())
+}
+
+fn nothing(desk: &Desk, id: RegistryId, ctx: &Ctx) {
+    let name = desk.names.of(id);
+    ctx.out.fact(
+        "version",
+        &serde_json::json!({ "registry": name, "id": id, "version": null, "would_start": false, "why": "no version yet" }),
+        format!("{name:<12} none   would start: no, no version is complete yet"),
+    );
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one line says all that is known of a version"
+)]
+fn tell(
+    desk: &Desk,
+    id: RegistryId,
+    registry: &RegistryState,
+    version: &VersionState,
+    held: &[Held],
+    newest: bool,
+    now: Time,
+    ctx: &Ctx,
+) -> Result<(), Failure> {
+    let judged = judge(&desk.client, registry, version, held, newest, now)?;
+    let name = desk.names.of(id);
+    let commit = &version.commit;
+    let epochs = judged
+        .epochs
+        .as_ref()
+        .map_or_else(|| commit.epochs.to_string(), ToString::to_string);
+    let mut what = vec![
+        format!("{:>8} old", age(judged.age_ms)),
+        format!(
+            "{}, epochs {epochs}",
+            if judged.complete {
+                "complete, verified"
+            } else {
+                "INCOMPLETE"
+            }
+        ),
+    ];
+    if let Some(end) = judged.wal_end {
+        what.push(format!("WAL to {end}"));
+    }
+    let would = judged
+        .why_not
+        .as_ref()
+        .map_or_else(|| "yes".to_owned(), |why| format!("no, {why}"));
+    ctx.out.fact(
+        "version",
+        &serde_json::json!({
+            "registry": name, "id": id, "version": commit.version, "captured": commit.captured.to_string(),
+            "age_ms": judged.age_ms, "complete": judged.complete, "packs": commit.packs.count, "bytes": commit.bytes,
+            "epochs": epochs, "wal_end": judged.wal_end, "would_start": judged.why_not.is_none(), "why": judged.why_not,
+            "term": commit.term.0, "entry": version.index,
+        }),
+        format!("{name:<12} {:<4} {}   would start: {would}", commit.version.to_string(), what.join("  ")),
+    );
+    Ok(())
+}
+
+/// The youngest data of the newest version is what its journal was last acknowledged with; of an older one, what its
+/// base had.
+fn judge(
+    client: &Client,
+    registry: &RegistryState,
+    version: &VersionState,
+    held: &[Held],
+    newest: bool,
+    now: Time,
+) -> Result<Judged, Failure> {
+    let commit = &version.commit;
+    let complete = complete(client, version)?;
+    let streams = scope::streams(commit, held);
+    let window = reach(&streams);
+    let mark = registry
+        .mark
+        .as_ref()
+        .filter(|_| newest && commit.wal.is_some())
+        .map(|mark| mark.mark.at);
+    let youngest = mark.unwrap_or(commit.captured).max(commit.captured);
+    let why_not = match (&commit.wal, window) {
+        _ if !complete => Some("packs are missing at the embassy".to_owned()),
+        (None, _) => None,
+        (Some(_), None) => Some("no WAL is kept for it".to_owned()),
+        (Some(wal), Some((first, end))) if first > wal.start || end < wal.stop => Some(format!(
+            "it needs WAL from {} to {}, and {first} to {end} is kept",
+            wal.start, wal.stop
+        )),
+        _ => None,
+    };
+    Ok(Judged {
+        complete,
+        wal_end: window.filter(|_| commit.wal.is_some()).map(|(_, end)| end),
+        age_ms: now.millis().saturating_sub(youngest.millis()),
+        epochs: EpochSet::of(scope::epochs(commit, held)),
+        why_not,
+    })
+}
+
+/// Whether the embassy has the list, and every pack in it at its size. What they hold it verified when it took them.
+fn complete(client: &Client, version: &VersionState) -> Result<bool, Failure> {
+    let bytes = match client.get_object(Kind::List, &version.commit.packs.list) {
+        Ok(bytes) => bytes,
+        Err(why) if why.is_not_found() => return Ok(false),
+        Err(why) => return Err(why.into()),
+    };
+    let list = PackList::decode(&bytes)?;
+    for row in list.rows() {
+        if client.object_size(Kind::Pack, &row.digest)? != Some(row.size.bytes() as u64) {
+            return Ok(false);
+        }
+    }
+    Ok(list.rows().len() as u64 == version.commit.packs.count)
+}
+
+fn age(millis: u64) -> String {
+    match millis {
+        0..60_000 => format!("{:.1} s", millis as f64 / 1000.0),
+        60_000..3_600_000 => format!("{} min", millis / 60_000),
+        3_600_000..172_800_000 => format!("{} h", millis / 3_600_000),
+        _ => format!("{} d", millis / 86_400_000),
+    }
+}

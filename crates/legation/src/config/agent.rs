@@ -1,0 +1,394 @@
+//! `agent.toml`: one agent, beside the registries it captures.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::IdentityAt;
+use super::units::{Rate, Size, Span};
+use crate::exit::Failure;
+
+/// The usual place of the file.
+pub const USUAL: &str = "/etc/legation/agent.toml";
+/// Below this a single pack crowds out the stream.
+const SMALLEST_SPOOL: Size = Size(64 << 20);
+/// An epoch never lasts longer than this, whatever the file says: a stolen root opens at most this much.
+const LONGEST_EPOCH: Duration = Duration::from_secs(3600);
+
+/// The agent's configuration.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Agent {
+    /// The format of this file, 1.
+    pub format: u32,
+    /// The state's fingerprint; the mandate must have it.
+    pub state: String,
+    /// The signed founding mandate; its keyring lies beside it.
+    pub mandate: PathBuf,
+    /// The agent's keys: they may append; they cannot read.
+    pub identity: IdentityAt,
+    /// Where embassies answer.
+    pub locators: PathBuf,
+    /// Bounds on what the agent uses.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Where sealed bytes wait until an embassy has them.
+    pub spool: Spool,
+    /// What is captured.
+    #[serde(default)]
+    pub registry: Vec<Registry>,
+}
+
+/// Bounds on what the agent uses.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Memory for buffers; so many captures run at once as fit.
+    pub memory: Size,
+    /// Captures that run at once.
+    pub workers: u32,
+    /// Upload no faster than this; unbounded when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upload: Option<Rate>,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            memory: Size(256 << 20),
+            workers: 2,
+            upload: None,
+        }
+    }
+}
+
+/// The spool.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spool {
+    /// Its directory; the agent's state lies there too.
+    pub path: PathBuf,
+    /// How large it may grow.
+    pub size: Size,
+    /// What gives way when it is full.
+    #[serde(default)]
+    pub when_full: WhenFull,
+}
+
+/// What gives way when the spool is full. In neither case are captured bytes dropped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WhenFull {
+    /// Let go of the source, so that its disk does not fill with what it keeps for us: a new base follows.
+    #[default]
+    ProtectHome,
+    /// Keep the source's slot, so that nothing is missing when the line is back: its disk may fill.
+    ProtectRpo,
+}
+
+/// One registry.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Registry {
+    /// The opaque id that the mandate gives it.
+    pub id: String,
+    /// Its name; seen at home only.
+    pub name: String,
+    /// Its full title.
+    #[serde(default)]
+    pub title: String,
+    /// Who answers for it.
+    #[serde(default)]
+    pub owner: String,
+    /// By what law it is kept.
+    #[serde(default)]
+    pub legal_basis: String,
+    /// Its tier, which fills in `rpo`, `rto` and `retention` where they are absent.
+    #[serde(default)]
+    pub tier: Tier,
+    /// How much may be lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rpo: Option<Span>,
+    /// How long it may be away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rto: Option<Span>,
+    /// A retention class of the mandate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<String>,
+    /// Until when its contents must stay secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secrecy_until: Option<toml::value::Datetime>,
+    /// Registries that must run before it.
+    #[serde(default)]
+    pub depends_on: Vec<String>,
+    /// Which embassies it may go to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embassies: Option<Placement>,
+    /// Whether commits wait for embassies.
+    #[serde(default)]
+    pub durability: Durability,
+    /// How long one epoch of keys lasts, at most an hour.
+    #[serde(default = "Registry::usual_epoch")]
+    pub epoch: Span,
+    /// What it is made of.
+    #[serde(default)]
+    pub source: Vec<Source>,
+    /// How it is started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<Start>,
+}
+
+/// Which embassies a registry may go to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Placement {
+    /// Classes of embassies.
+    #[serde(default)]
+    pub class: Vec<String>,
+    /// How many jurisdictions at least.
+    #[serde(default)]
+    pub jurisdictions: u32,
+}
+
+/// Service level classes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Tier {
+    /// Identity, population, treasury: 10 s, 1 h.
+    T0,
+    /// Land, business, pensions, tax: 1 min, 4 h.
+    #[default]
+    T1,
+    /// Cadastre, e-file, health: 15 min, 24 h.
+    T2,
+    /// Legislation, census: 24 h, 72 h.
+    T3,
+}
+
+impl Tier {
+    /// Default RPO.
+    pub fn rpo(self) -> Duration {
+        Duration::from_secs(match self {
+            Tier::T0 => 10,
+            Tier::T1 => 60,
+            Tier::T2 => 900,
+            Tier::T3 => 86_400,
+        })
+    }
+
+    /// Default RTO.
+    pub fn rto(self) -> Duration {
+        Duration::from_secs(match self {
+            Tier::T0 => 3600,
+            Tier::T1 => 4 * 3600,
+            Tier::T2 => 24 * 3600,
+            Tier::T3 => 72 * 3600,
+        })
+    }
+}
+
+/// Whether commits at home wait for embassies.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// They do not.
+    #[default]
+    Async,
+    /// They do; refused for now.
+    Sync,
+}
+
+/// Something that is captured.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Source {
+    /// A PostgreSQL cluster.
+    Postgres(Postgres),
+    /// A directory of files.
+    Tree(Tree),
+}
+
+/// A PostgreSQL cluster.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Postgres {
+    /// How to connect; the password comes from `.pgpass`.
+    pub url: String,
+    /// The physical replication slot that keeps WAL for us.
+    pub slot: String,
+    /// Time between two bases.
+    #[serde(default = "Postgres::usual_base")]
+    pub base_every: Span,
+}
+
+/// A directory of files.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tree {
+    /// The directory.
+    pub path: PathBuf,
+    /// Time between two captures.
+    #[serde(default = "Tree::usual_every")]
+    pub every: Span,
+}
+
+/// How a registry is started abroad.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Start {
+    /// Services in order.
+    #[serde(default)]
+    pub services: Vec<String>,
+    /// A query that must hold before it serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<Probe>,
+    /// Queries whose answers are sealed with each version.
+    #[serde(default)]
+    pub invariant: Vec<Invariant>,
+}
+
+/// A query that must answer true.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Probe {
+    /// The query.
+    pub sql: String,
+    /// How long it may take.
+    #[serde(default = "Probe::usual_within")]
+    pub within: Span,
+}
+
+/// A named query.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Invariant {
+    /// What it says.
+    pub name: String,
+    /// The query.
+    pub sql: String,
+}
+
+impl Registry {
+    fn usual_epoch() -> Span {
+        Span(LONGEST_EPOCH)
+    }
+
+    /// How much may be lost: as configured, else the tier's.
+    pub fn rpo(&self) -> Duration {
+        self.rpo.map_or(self.tier.rpo(), |span| span.0)
+    }
+
+    /// How long it may be away: as configured, else the tier's.
+    pub fn rto(&self) -> Duration {
+        self.rto.map_or(self.tier.rto(), |span| span.0)
+    }
+
+    /// The catalogue fields that nobody has filled in yet.
+    pub fn empty_fields(&self) -> Vec<&'static str> {
+        let fields = [
+            ("title", self.title.is_empty()),
+            ("owner", self.owner.is_empty()),
+            ("legal_basis", self.legal_basis.is_empty()),
+            ("secrecy_until", self.secrecy_until.is_none()),
+            ("embassies", self.embassies.is_none()),
+            ("start", self.start.is_none()),
+        ];
+        fields
+            .into_iter()
+            .filter(|(_, empty)| *empty)
+            .map(|(name, _)| name)
+            .collect()
+    }
+}
+
+impl Postgres {
+    fn usual_base() -> Span {
+        Span(Duration::from_secs(24 * 3600))
+    }
+}
+
+impl Tree {
+    fn usual_every() -> Span {
+        Span(Duration::from_secs(300))
+    }
+}
+
+impl Probe {
+    fn usual_within() -> Span {
+        Span(Duration::from_secs(30))
+    }
+}
+
+impl Agent {
+    /// Reads the file; paths in it are relative to it.
+    ///
+    /// # Errors
+    /// Code 2 when it is missing, malformed, or asks for something that this version does not do.
+    pub fn load(path: &Path) -> Result<Agent, Failure> {
+        let mut agent: Agent = super::load(path)?;
+        super::check_format(agent.format, path)?;
+        agent.mandate = super::beside(path, &agent.mandate);
+        agent.identity.file = super::beside(path, &agent.identity.file);
+        agent.locators = super::beside(path, &agent.locators);
+        agent.spool.path = super::beside(path, &agent.spool.path);
+        agent
+            .check()
+            .map_err(|failure| failure.during(path.display()))?;
+        Ok(agent)
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        if self.spool.size < SMALLEST_SPOOL {
+            return Err(Failure::usage(format!(
+                "spool.size is {}; it is at least {SMALLEST_SPOOL}",
+                self.spool.size
+            )));
+        }
+        for (at, registry) in self.registry.iter().enumerate() {
+            let wrong = |what: String| {
+                Err(Failure::usage(format!(
+                    "registry {:?}: {what}",
+                    registry.name
+                )))
+            };
+            let others = &self.registry[..at];
+            if others
+                .iter()
+                .any(|other| other.name == registry.name || other.id == registry.id)
+            {
+                return wrong("its name or id occurs twice".into());
+            }
+            if registry.durability == Durability::Sync {
+                return wrong("durability \"sync\" is not supported by this version".into());
+            }
+            if registry.epoch.0 > LONGEST_EPOCH || registry.epoch.0 < Duration::from_secs(1) {
+                return wrong(format!(
+                    "epoch is {}; it lasts from 1s to 1h",
+                    registry.epoch
+                ));
+            }
+            let clusters = registry
+                .source
+                .iter()
+                .filter(|source| matches!(source, Source::Postgres(_)))
+                .count();
+            if clusters > 1 {
+                return wrong(
+                    "it has more than one PostgreSQL source; give each a registry of its own"
+                        .into(),
+                );
+            }
+            if registry.source.is_empty() {
+                return wrong("it has no [[registry.source]]".into());
+            }
+            if let Some(name) = registry
+                .depends_on
+                .iter()
+                .find(|name| **name == registry.name)
+            {
+                return wrong(format!("it depends on itself ({name})"));
+            }
+        }
+        Ok(())
+    }
+}

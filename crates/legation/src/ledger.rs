@@ -1,0 +1,183 @@
+//! A copy of a log, verified and replayed: whose it is, what it came to, and every entry that the mandate did not allow.
+//!
+//! It needs no network and no key but those in the log's own first entry; who trusts it compares the fingerprint.
+
+use std::path::Path;
+
+use legation_core::attachments::Attachments;
+use legation_core::id::{Sha256, StateId};
+use legation_core::log::{Checkpoint, LogVerifier};
+use legation_core::policy::{Refusal, Rule, State};
+use legation_core::replay::replay;
+use legation_core::statement::{Entry, Name};
+use legation_repo::log::Mirror;
+
+use crate::exit::{Code, Failure};
+
+/// A mirror whose checkpoint is signed by the log's key, and the state that its entries fold to.
+pub struct Ledger {
+    /// The copy.
+    pub mirror: Mirror,
+    /// What the log has come to.
+    pub state: State,
+    /// The label of the embassy whose log it is.
+    pub label: Name,
+    /// The checkpoint that covers it.
+    pub checkpoint: Checkpoint,
+    /// Entries that the mandate allowed.
+    pub replayed: u64,
+    /// Entries that the mandate did not allow, or that are no entries.
+    pub bad: Vec<(u64, Refusal)>,
+}
+
+/// The attachments of a mirror, for the fold.
+pub struct MirrorAttachments<'a>(pub &'a Mirror);
+
+impl Attachments for MirrorAttachments<'_> {
+    fn get(&self, digest: &Sha256) -> Option<Vec<u8>> {
+        // One that is damaged counts as absent: the statement that names it is then refused, and named.
+        self.0.attachment(digest).ok().flatten()
+    }
+}
+
+impl std::fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ledger")
+            .field("state", &self.state.id())
+            .field("size", &self.mirror.size())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Ledger {
+    /// Opens a mirror directory, verifies it against the keys of its founding mandate, and replays it.
+    ///
+    /// # Errors
+    /// Code 10 when there is no log; code 4 when it does not verify; code 8 when its first entry founds no state.
+    pub fn open(dir: &Path) -> Result<Self, Failure> {
+        let mirror = Mirror::open(dir).map_err(|why| Failure::from(why).during(dir.display()))?;
+        Self::replay(mirror).map_err(|failure| failure.during(dir.display()))
+    }
+
+    /// Verifies and replays an open mirror.
+    ///
+    /// # Errors
+    /// As [`Ledger::open`].
+    pub fn replay(mirror: Mirror) -> Result<Self, Failure> {
+        if mirror.size() == 0 {
+            return Err(Failure::new(Code::NoEmbassy, "the log is empty"));
+        }
+        // Reading stops at the first leaf that cannot be had; what was folded until then is not used.
+        let mut broken = None;
+        let leaves = (0..mirror.size())
+            .map_while(|index| mirror.entry(index).map_err(|why| broken = Some(why)).ok());
+        let report = replay(leaves, &MirrorAttachments(&mirror));
+        if let Some(why) = broken {
+            return Err(why.into());
+        }
+        let Some(state) = report.state else {
+            let why = report
+                .refused
+                .first()
+                .map_or_else(String::new, |(_, refusal)| refusal.to_string());
+            return Err(Failure::new(
+                Code::Refused,
+                format!("the first entry founds no state: {why}"),
+            ));
+        };
+        // This version keeps a state at one embassy, so its mandate names one.
+        let row = state
+            .mandate()
+            .embassy
+            .first()
+            .cloned()
+            .ok_or_else(|| Failure::new(Code::Refused, "no embassy"))?;
+        let key = state
+            .keyring()
+            .log_key(&row.log_key)
+            .map_err(|why| Failure::new(Code::Refused, why))?;
+        let key =
+            LogVerifier::decode(key).map_err(|why| Failure::new(Code::VerificationFailed, why))?;
+        let checkpoint = mirror.verify(&origin(&state.id(), &row.label), &key)?;
+        let bad = report.refused;
+        let replayed = report.applied + report.repeated;
+        Ok(Self {
+            mirror,
+            state,
+            label: row.label,
+            checkpoint,
+            replayed,
+            bad,
+        })
+    }
+
+    /// Goes on with a newer copy of the same log: what was folded before is not folded again.
+    ///
+    /// # Errors
+    /// Code 4 when the copy does not verify or is shorter; as [`Ledger::open`] otherwise.
+    pub fn follow(&mut self, mirror: Mirror) -> Result<(), Failure> {
+        let before = self.mirror.size();
+        let row = self
+            .state
+            .mandate()
+            .embassy
+            .first()
+            .ok_or_else(|| Failure::new(Code::Refused, "no embassy"))?;
+        let key = self
+            .state
+            .keyring()
+            .log_key(&row.log_key)
+            .map_err(|why| Failure::new(Code::Refused, why))?;
+        let key =
+            LogVerifier::decode(key).map_err(|why| Failure::new(Code::VerificationFailed, why))?;
+        let checkpoint = mirror.verify(&origin(&self.state.id(), &row.label), &key)?;
+        if mirror.size() < before || mirror.root_at(before)? != self.mirror.root_at(before)? {
+            return Err(Failure::new(
+                Code::VerificationFailed,
+                format!(
+                    "the log of {} entries does not continue the {before} seen before",
+                    mirror.size()
+                ),
+            ));
+        }
+        for index in before..mirror.size() {
+            let leaf = mirror.entry(index)?;
+            let refusal = match Entry::parse(&leaf) {
+                Ok(entry) => self.state.apply(&entry, &MirrorAttachments(&mirror)).err(),
+                Err(why) => {
+                    self.state.skip(&leaf);
+                    Some(Refusal {
+                        rule: Rule::Text,
+                        message: why.to_string(),
+                    })
+                }
+            };
+            match refusal {
+                Some(refusal) => self.bad.push((index, refusal)),
+                None => self.replayed += 1,
+            }
+        }
+        (self.mirror, self.checkpoint) = (mirror, checkpoint);
+        Ok(())
+    }
+
+    /// Refuses a log in which an embassy did what the mandate does not allow.
+    ///
+    /// # Errors
+    /// Code 8, naming the first such entry.
+    pub fn clean(&self) -> Result<(), Failure> {
+        match self.bad.as_slice() {
+            [] => Ok(()),
+            [(index, why), ..] => Err(Failure::new(
+                Code::Refused,
+                format!("{} statement(s) in this log are outside the mandate; the first is entry {index}: {why}", self.bad.len()),
+            )
+            .hint("keep this copy: it is evidence; `legation log verify` names every one")),
+        }
+    }
+}
+
+/// The origin of an embassy's log: `<state>/<label>`.
+pub fn origin(state: &StateId, label: &Name) -> String {
+    format!("{state}/{label}")
+}

@@ -1,0 +1,323 @@
+//! One registry of an activation, from sealed packs to answering: restored, started, replayed, asked, and told.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use legation_core::id::{Lsn, Timeline};
+use legation_core::statement::{Mode, Order, Probes, StepKind, Time, Verdict};
+use legation_registry::postgres::{RunAs, Serve, Server, Target, TcpAuth};
+
+use super::activate::step;
+use super::keep::Keep;
+use super::seat::{Measured, Seat};
+use super::start::{self, Job, Source};
+use crate::ctx::Ctx;
+use crate::exit::{Code, Failure};
+
+/// Started databases answer on this machine only; whoever lets others in does so in front of them.
+const LISTEN: &str = "127.0.0.1";
+
+/// What all registries of one activation share.
+#[derive(Debug)]
+pub struct Setting {
+    /// The order.
+    pub order: Order,
+    /// Where plaintext lives.
+    pub volume: PathBuf,
+    /// The first port.
+    pub port: u16,
+    /// Who runs databases, when we are root.
+    pub run_as: Option<RunAs>,
+    /// What serves by now.
+    pub live: Mutex<Vec<Live>>,
+}
+
+/// A registry that serves.
+#[derive(Debug)]
+pub struct Live {
+    /// What it is called.
+    pub name: String,
+    /// Its server, if it is a database.
+    pub server: Option<Server>,
+}
+
+/// What came of starting the sources of one registry.
+struct Came {
+    server: Option<Server>,
+    timeline: Option<Timeline>,
+    lsn: Option<Lsn>,
+    last_commit: Option<String>,
+    passed: u32,
+    asked: u32,
+    doubt: Option<String>,
+    port: Option<u16>,
+}
+
+/// Starts one registry and says so, in the log and to the operator.
+///
+/// # Errors
+/// What kept it from serving; the failure is logged as its report.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "what one registry's start takes is what it takes"
+)]
+pub fn serve(
+    seat: &Seat,
+    keep: &Keep,
+    job: &Job,
+    at: usize,
+    fenced: Option<Time>,
+    setting: &Setting,
+    began: Instant,
+    ctx: &Ctx,
+) -> Result<(), Failure> {
+    let result = attempt(seat, keep, job, at, setting, ctx);
+    let rto_ms = millis(began.elapsed().as_millis());
+    let (came, sources) = match result {
+        Ok(came) => came,
+        Err(failure) => {
+            let measured = Measured {
+                registry: job.registry,
+                version: job.version.commit.version,
+                timeline: None,
+                lsn: None,
+                rpo_ms: None,
+                rto_ms,
+                probes: Probes {
+                    passed: 0,
+                    asked: 0,
+                },
+                verdict: Verdict::Failed,
+            };
+            if let Err(why) = seat.report(&setting.order.order, measured) {
+                ctx.out.note(format!(
+                    "{}: the failure could not be logged: {}",
+                    job.name, why.message
+                ));
+            }
+            return Err(failure);
+        }
+    };
+    let as_of = came
+        .last_commit
+        .as_deref()
+        .and_then(timestamp)
+        .or(Some(job.version.commit.captured));
+    let rpo_ms = fenced
+        .zip(as_of)
+        .map(|(fenced, as_of)| fenced.millis().saturating_sub(as_of.millis()));
+    let doubt = came.doubt.clone().or_else(|| job.shut.clone());
+    let verdict = if doubt.is_none() {
+        Verdict::Intact
+    } else {
+        Verdict::Doubtful
+    };
+    let measured = Measured {
+        registry: job.registry,
+        version: job.version.commit.version,
+        timeline: came.timeline,
+        lsn: came.lsn,
+        rpo_ms,
+        rto_ms,
+        probes: Probes {
+            passed: came.passed,
+            asked: came.asked,
+        },
+        verdict,
+    };
+    seat.report(&setting.order.order, measured)?;
+    tell(
+        job,
+        &came,
+        &sources,
+        as_of,
+        rpo_ms,
+        rto_ms,
+        doubt.as_deref(),
+        ctx,
+    );
+    let live = Live {
+        name: job.name.clone(),
+        server: came.server,
+    };
+    setting
+        .live
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(live);
+    Ok(())
+}
+
+fn attempt(
+    seat: &Seat,
+    keep: &Keep,
+    job: &Job,
+    at: usize,
+    setting: &Setting,
+    ctx: &Ctx,
+) -> Result<(Came, Vec<Source>), Failure> {
+    let order = &setting.order.order;
+    let dir = setting.volume.join(file_name(&job.name));
+    let port = port(setting.port, at)?;
+    let grant = setting.order.grant;
+    let serve_at = |data: &Path| {
+        let mut serve = Serve::beside(data, port, setting.run_as.clone());
+        serve.tcp_auth = TcpAuth::Scram;
+        serve.read_only = grant != Mode::ReadWrite;
+        if grant != Mode::Verify {
+            LISTEN.clone_into(&mut serve.listen);
+        }
+        serve
+    };
+    let progress = ctx.out.progress(&job.name, "bytes", None);
+    let sources = start::restore(job, keep, &dir, Target::EndOfWal, &serve_at, &mut |bytes| {
+        progress.add(bytes)
+    })?;
+    progress.finish();
+    step(seat, order, job.registry, StepKind::Restored, None)?;
+
+    let mut came = Came {
+        server: None,
+        timeline: None,
+        lsn: None,
+        last_commit: None,
+        // A tree is asked one thing: whether everything in it could be given back as it was.
+        passed: 0,
+        asked: 0,
+        doubt: None,
+        port: None,
+    };
+    for source in &sources {
+        let Some((plan, serve)) = &source.database else {
+            came.asked += 1;
+            came.passed += u32::from(source.left_out == 0);
+            if source.left_out > 0 {
+                came.doubt = Some(format!(
+                    "{} entries could not be given back as they were",
+                    source.left_out
+                ));
+            }
+            continue;
+        };
+        let server = start::start(&source.path, plan, serve, &|| ctx.stop.is_up())?;
+        step(seat, order, job.registry, StepKind::Started, None)?;
+        let answered = start::ask(&server, plan, source.probe.as_deref())?;
+        step(
+            seat,
+            order,
+            job.registry,
+            StepKind::Replayed,
+            Some(answered.replayed.lsn),
+        )?;
+        came.passed += answered.passed;
+        came.asked += answered.asked;
+        came.doubt = came.doubt.or(answered.failed);
+        (came.timeline, came.lsn) = (
+            Some(answered.replayed.timeline),
+            Some(answered.replayed.lsn),
+        );
+        came.last_commit = answered.replayed.last_commit;
+        (came.server, came.port) = (Some(server), Some(serve.port));
+    }
+    step(seat, order, job.registry, StepKind::Probed, came.lsn)?;
+    let serving = match grant {
+        Mode::ReadWrite => Some(StepKind::ServingReadWrite),
+        Mode::Verify => None,
+        _ => Some(StepKind::ServingReadOnly),
+    };
+    if let Some(serving) = serving {
+        step(seat, order, job.registry, serving, came.lsn)?;
+    }
+    Ok((came, sources))
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one line says everything that was measured"
+)]
+fn tell(
+    job: &Job,
+    came: &Came,
+    sources: &[Source],
+    as_of: Option<Time>,
+    rpo_ms: Option<u64>,
+    rto_ms: u64,
+    doubt: Option<&str>,
+    ctx: &Ctx,
+) {
+    let path = sources.first().map(|source| source.path.as_path());
+    let version = job.version.commit.version;
+    let bytes = job.sealed_bytes();
+    let mut what = vec![format!("{} MiB checked", bytes.div_ceil(1 << 20))];
+    if let Some(lsn) = came.lsn {
+        what.push(format!("replayed to {lsn}"));
+    }
+    if let Some(timeline) = came.timeline {
+        what.push(format!("timeline {timeline}"));
+    }
+    what.push(format!("{} of {} probes", came.passed, came.asked));
+    match (came.port, path) {
+        (Some(port), _) => what.push(format!("port {port}")),
+        (None, Some(path)) => what.push(format!("at {}", path.display())),
+        _ => {}
+    }
+    if let Some(doubt) = doubt {
+        what.push(doubt.to_owned());
+    }
+    ctx.out.fact(
+        "serving",
+        &serde_json::json!({
+            "registry": job.name, "id": job.registry, "version": version, "bytes": bytes,
+            "entries": sources.iter().map(|source| source.entries).sum::<u64>(),
+            "restored_bytes": sources.iter().map(|source| source.bytes).sum::<u64>(),
+            "lsn": came.lsn, "timeline": came.timeline.map(|timeline| timeline.0),
+            "probes": format!("{} of {}", came.passed, came.asked), "host": came.port.map(|_| LISTEN), "port": came.port,
+            "path": path, "as_of": as_of.map(|time| time.to_string()), "rpo_ms": rpo_ms, "rto_ms": rto_ms, "doubt": doubt,
+        }),
+        format!(
+            "{:<12} {:<4} {}   serving {:.1} s",
+            job.name,
+            version.to_string(),
+            what.join(", "),
+            rto_ms as f64 / 1000.0
+        ),
+    );
+}
+
+/// The port of the registry at this place, which nobody else may hold.
+fn port(first: u16, at: usize) -> Result<u16, Failure> {
+    let port = u16::try_from(at)
+        .ok()
+        .and_then(|at| first.checked_add(at))
+        .ok_or_else(|| Failure::usage(format!("there are not enough ports from {first} on")))?;
+    std::net::TcpListener::bind((LISTEN, port)).map_err(|why| {
+        Failure::new(Code::Failed, format!("port {port}: {why}")).hint(
+            "another process holds it; choose other ports with --port-base or activation.port",
+        )
+    })?;
+    Ok(port)
+}
+
+/// A name that is safe below the volume, whatever the officers called it.
+fn file_name(name: &str) -> String {
+    name.chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '-' || c == '_' {
+                c
+            } else {
+                '_'
+            }
+        })
+        .collect()
+}
+
+/// PostgreSQL's `2026-11-22 09:41:07.104+00`.
+fn timestamp(text: &str) -> Option<Time> {
+    let stamp: jiff::Timestamp = text.parse().ok()?;
+    Time::from_millis(u64::try_from(stamp.as_millisecond()).ok()?)
+}
+
+fn millis(value: u128) -> u64 {
+    u64::try_from(value).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,333 @@
+//! One registry: its version restored from sealed packs, its WAL opened, and, for a database, started and asked.
+//!
+//! Restoring for a person and starting at an embassy are this one path; what differs is who may then connect.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use legation_core::id::{EpochNo, Lsn, RegistryId, StateId};
+use legation_core::keys::EpochRoot;
+use legation_core::manifest::SourceRoot;
+use legation_core::policy::VersionState;
+use legation_core::statement::RootRow;
+use legation_registry::postgres::{
+    self as driver, Binaries, Facts, Plan, Replayed, Serve, Server, Target,
+};
+use legation_registry::tree::TreeRestorer;
+use legation_repo::reader::{Check, DEFAULT_CACHE, KeySource, VersionName, VersionReader};
+
+use super::journal::{End, Wal, reach};
+use super::keep::Keep;
+use super::scope::{self, Held};
+use super::{damaged, unreachable};
+use crate::exit::Failure;
+
+/// The longest that replay may take before a start counts as failed; an objective is usually far below.
+pub const REPLAY_WITHIN: Duration = Duration::from_secs(4 * 3600);
+/// The longest that one probe may take.
+const PROBE_WITHIN: Duration = Duration::from_secs(30);
+/// The source kind of a database cluster.
+const POSTGRES: &str = "postgres";
+/// A version's fact that names the query which must answer true before it serves.
+pub const PROBE_KEY: &str = "probe.sql";
+
+/// What is to be restored, and with which keys.
+pub struct Job {
+    /// The state.
+    pub state: StateId,
+    /// The registry.
+    pub registry: RegistryId,
+    /// What to call it.
+    pub name: String,
+    /// The version.
+    pub version: VersionState,
+    /// The streams to replay.
+    pub streams: Vec<Held>,
+    /// Where they end, by the fence.
+    pub end: Option<End>,
+    /// The position there.
+    pub until: Option<Lsn>,
+    /// The released keys.
+    pub keys: Arc<BTreeMap<EpochNo, EpochRoot>>,
+    /// What is acknowledged but stays shut, in words.
+    pub shut: Option<String>,
+}
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Job")
+            .field("registry", &self.registry)
+            .field("streams", &self.streams)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Job {
+    /// Plans a registry: its streams in scope up to the fence.
+    pub fn new(
+        state: StateId,
+        (registry, name): (RegistryId, String),
+        version: VersionState,
+        held: &[Held],
+        fence: Option<(End, Lsn)>,
+        keys: BTreeMap<EpochNo, EpochRoot>,
+    ) -> Self {
+        let all = scope::streams(&version.commit, held);
+        let open = all
+            .iter()
+            .take_while(|one| keys.root(one.epoch).is_some())
+            .count();
+        let (end, until, shut) = match (all.get(open), fence) {
+            (None, Some((end, lsn))) => (Some(end), Some(lsn), None),
+            (None, None) => (None, None, None),
+            // An epoch began after the order was written: what it holds was acknowledged, and this order cannot open it.
+            (Some(first), _) => {
+                let last = all.last().map_or(first.epoch, |one| one.epoch);
+                let why = format!(
+                    "WAL from {} on is kept under epochs {}-{last}, outside the order's scope; a new order opens it",
+                    first.first, first.epoch
+                );
+                (None, None, Some(why))
+            }
+        };
+        let streams = all[..open].to_vec();
+        Self {
+            state,
+            registry,
+            name,
+            version,
+            streams,
+            end,
+            until,
+            keys: Arc::new(keys),
+            shut,
+        }
+    }
+
+    /// Sealed bytes that will be read and checked.
+    pub fn sealed_bytes(&self) -> u64 {
+        self.version.commit.bytes + self.streams.iter().map(|one| one.bytes).sum::<u64>()
+    }
+
+    /// Opens the version: list, root, and the check that they are those of the commit.
+    ///
+    /// # Errors
+    /// Code 4 for damage; code 8 when a key is missing.
+    pub fn open(&self, keep: &Keep) -> Result<VersionReader, Failure> {
+        let commit = &self.version.commit;
+        let name = VersionName {
+            state: self.state,
+            registry: self.registry,
+            version: commit.version,
+            list: commit.packs.list,
+            root: frame_ref(&commit.root),
+        };
+        let keys: Arc<dyn KeySource> = self.keys.clone();
+        let reader = VersionReader::open(keep.objects(), keys, &name, Check::Whole, DEFAULT_CACHE)?;
+        if reader.list().rows().len() as u64 != commit.packs.count {
+            return Err(damaged(
+                "the pack list has another length than the commit says",
+            ));
+        }
+        Ok(reader)
+    }
+
+    /// The WAL, opened, in order.
+    pub fn wal<'a>(&'a self, keep: &'a Keep) -> Wal<'a> {
+        Wal::new(
+            move |stream| keep.frames(self.registry, stream),
+            &*self.keys,
+            self.state,
+            self.registry,
+            self.streams.clone(),
+            self.end,
+        )
+    }
+
+    /// Checks that `target` can be reached.
+    ///
+    /// # Errors
+    /// Names the window that can.
+    pub fn plan(&self, facts: Facts, target: Target) -> Result<Plan, Failure> {
+        let (first, end) = reach(&self.streams).ok_or_else(|| {
+            unreachable(format!(
+                "{}: no WAL is kept for this version, and it needs some",
+                self.name
+            ))
+        })?;
+        let end = self.until.map_or(end, |until| until.min(end));
+        Ok(Plan::new(facts, first, end, target)?)
+    }
+}
+
+/// A restored source.
+#[derive(Debug)]
+pub struct Source {
+    /// Its kind.
+    pub kind: String,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// How a database is to be started.
+    pub database: Option<(Plan, Serve)>,
+    /// The query that must hold before it serves.
+    pub probe: Option<String>,
+    /// Entries restored.
+    pub entries: u64,
+    /// Bytes of files restored.
+    pub bytes: u64,
+    /// What could not be given back as it was.
+    pub left_out: usize,
+}
+
+/// Restores every source of a version into `dir`: one source into `dir` itself, several below it by name.
+///
+/// # Errors
+/// Code 4 for damage; a target out of reach; the disk's error.
+pub fn restore(
+    job: &Job,
+    keep: &Keep,
+    dir: &Path,
+    target: Target,
+    serve: &dyn Fn(&Path) -> Serve,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Vec<Source>, Failure> {
+    let reader = job.open(keep)?;
+    let sources = &reader.root().sources;
+    let mut done = Vec::with_capacity(sources.len());
+    for (at, source) in sources.iter().enumerate() {
+        let path = if sources.len() == 1 {
+            dir.to_owned()
+        } else {
+            dir.join(below(source)?)
+        };
+        if sources.len() > 1 {
+            std::fs::create_dir_all(dir).map_err(|why| super::io(dir, why))?;
+        }
+        // The plan comes before the bytes: a target that cannot be reached is said before anything is written.
+        let plan = match source.kind.as_str() {
+            POSTGRES => Some(job.plan(Facts::from_meta(&source.meta)?, target)?),
+            _ => None,
+        };
+        let mut restorer = TreeRestorer::new(&path)?;
+        let mut told = 0;
+        let result = reader.restore(at, b"", &mut restorer, &mut |now| {
+            progress(now.bytes - told);
+            told = now.bytes;
+        })?;
+        let report = restorer.finish()?;
+        let database = match plan {
+            Some(plan) => {
+                let serve = serve(&path);
+                driver::prepare(&path, &plan, &serve, &mut job.wal(keep))?;
+                Some((plan, serve))
+            }
+            None => None,
+        };
+        done.push(Source {
+            kind: source.kind.clone(),
+            path,
+            database,
+            probe: source.meta.get(PROBE_KEY).cloned(),
+            entries: result.entries,
+            bytes: result.bytes,
+            left_out: report.left_out.len(),
+        });
+    }
+    Ok(done)
+}
+
+/// What a started database answered.
+#[derive(Debug)]
+pub struct Answered {
+    /// How far it replayed.
+    pub replayed: Replayed,
+    /// Probes that passed.
+    pub passed: u32,
+    /// Probes asked.
+    pub asked: u32,
+    /// The first that did not, in words.
+    pub failed: Option<String>,
+}
+
+/// Starts a restored database and waits until it takes connections.
+///
+/// # Errors
+/// The server's own reason, from its log.
+pub fn start(
+    path: &Path,
+    plan: &Plan,
+    serve: &Serve,
+    stop: &dyn Fn() -> bool,
+) -> Result<Server, Failure> {
+    let binaries = Binaries::find(plan.facts.major)?;
+    let mut server = Server::start(path, plan, serve, &binaries)?;
+    server.wait_ready(REPLAY_WITHIN, stop)?;
+    Ok(server)
+}
+
+/// Asks a started database: does it answer, is it out of recovery on a timeline of its own, did it replay everything
+/// planned, can its catalog be read; and the registry's own probe.
+///
+/// # Errors
+/// When it does not say how far it replayed.
+pub fn ask(server: &Server, plan: &Plan, own: Option<&str>) -> Result<Answered, Failure> {
+    let replayed = server.replayed()?;
+    let database = Some(plan.facts.database.as_str()).filter(|name| !name.is_empty());
+    let sql = |sql: &str| server.probe(database, sql, PROBE_WITHIN);
+    let mut asked: Vec<(&str, bool)> = vec![
+        ("accepts connections", sql("select true").unwrap_or(false)),
+        (
+            "is out of recovery on a timeline of its own",
+            sql("select not pg_is_in_recovery()").unwrap_or(false)
+                && replayed.timeline > plan.facts.timeline,
+        ),
+        // Records end before the kept bytes do; the last whole one is what could be replayed.
+        ("is consistent", replayed.lsn >= plan.facts.stop),
+        (
+            "its catalog can be read",
+            sql("select count(*) > 0 from pg_class c join pg_attribute a on a.attrelid = c.oid")
+                .unwrap_or(false),
+        ),
+    ];
+    if let Some(own) = own {
+        asked.push(("the registry's own probe", sql(own).unwrap_or(false)));
+    }
+    let failed = asked
+        .iter()
+        .find(|(_, passed)| !passed)
+        .map(|(what, _)| format!("not so: {what}"));
+    let passed = asked.iter().filter(|(_, passed)| *passed).count();
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    Ok(Answered {
+        replayed,
+        passed: count(passed),
+        asked: count(asked.len()),
+        failed,
+    })
+}
+
+fn below(source: &SourceRoot) -> Result<&str, Failure> {
+    let name = source.name.as_str();
+    let plain = !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\0']);
+    if plain {
+        Ok(name)
+    } else {
+        Err(damaged(format!(
+            "a source of this version is called {name:?}"
+        )))
+    }
+}
+
+/// The commit's row as the manifest names frames.
+pub fn frame_ref(row: &RootRow) -> legation_core::pack::FrameRef {
+    legation_core::pack::FrameRef {
+        epoch: row.epoch,
+        seq: row.seq,
+        index: row.index,
+        offset: row.offset,
+        sealed: row.sealed,
+        plain: row.plain,
+    }
+}

@@ -1,0 +1,13 @@
+//! The whole program, as people meet it: real processes, real PostgreSQL, real TLS, stock tools as judges.
+//!
+//! Worlds come from `legation-world`, which uses none of the program's code.
+
+mod agent;
+mod full;
+mod golden;
+mod house;
+mod kills;
+mod refusals;
+mod secrecy;
+mod shape;
+mod survive;

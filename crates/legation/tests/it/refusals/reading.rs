@@ -1,0 +1,177 @@
+//! Reading and restoring: without a grant, with one for something else, with another key, over what is there.
+
+use std::fs;
+
+use legation_world::args;
+use legation_world::world::{Order, World};
+
+use super::{Checks, desk};
+
+pub fn refused(world: &World, checks: &mut Checks, grant: &Order) {
+    let to = world.path("desk/restored");
+    let way = &["officers", "legation order new grant gazette"];
+    checks.check(
+        "ls without a grant",
+        desk(world, args!["ls", "gazette"]),
+        8,
+        way,
+    );
+    checks.check(
+        "dump without a grant",
+        desk(world, args!["dump", "gazette", "latest", "a"]),
+        8,
+        way,
+    );
+    checks.check(
+        "restore without a grant",
+        desk(world, args!["restore", "gazette", "--to", to]),
+        8,
+        way,
+    );
+    let order = &grant.text;
+    let listed = checks.check(
+        "ls with a grant",
+        desk(world, args!["ls", "gazette", "--order", order]),
+        0,
+        &[],
+    );
+    checks.hold(
+        "the grant opens files",
+        listed.is_some_and(|ran| ran.out.lines().count() > 1),
+    );
+    let ran = desk(world, args!["ls", "r-ffffff", "--order", order]);
+    checks.check(
+        "a grant for another registry",
+        ran,
+        8,
+        &["is not for r-ffffff", "legation order new grant"],
+    );
+    let ran = desk(world, args!["ls", "gazete", "--order", order]);
+    checks.check(
+        "a registry that nobody knows",
+        ran,
+        2,
+        &["no registry is called gazete", "gazette"],
+    );
+    let ran = desk(world, args!["ls", "gazette", "v99", "--order", order]);
+    checks.check(
+        "a version that the grant does not open",
+        ran,
+        8,
+        &["not v99"],
+    );
+    let ran = desk(world, args!["ls", "gazette", "newest", "--order", order]);
+    checks.check("no version", ran, 2, &["latest or v7"]);
+    let activation = world.path("desk/first.txt");
+    let ran = desk(world, args!["ls", "gazette", "--order", activation]);
+    checks.check(
+        "an activation in place of a grant",
+        ran,
+        8,
+        &["reading takes a grant"],
+    );
+    let ran = desk(
+        world,
+        args![
+            "dump",
+            "gazette",
+            "latest",
+            "no/such/file",
+            "--order",
+            order
+        ],
+    );
+    checks.check(
+        "a file that is not in the version",
+        ran,
+        2,
+        &["no/such/file"],
+    );
+    let ran = desk(
+        world,
+        args![
+            "restore",
+            "gazette",
+            "--order",
+            order,
+            "--to",
+            to,
+            "--target-time",
+            "2026-11-22T09:30Z"
+        ],
+    );
+    checks.check(
+        "a target that is not supported yet",
+        ran,
+        2,
+        &[
+            "--target-time is not supported by this version",
+            "--target-lsn",
+        ],
+    );
+    let full = world.path("desk/founding");
+    let ran = desk(
+        world,
+        args!["restore", "gazette", "--order", order, "--to", full],
+    );
+    checks.check(
+        "a directory that is not empty",
+        ran,
+        1,
+        &["is not empty", "empty or new directory"],
+    );
+    wrong_keys(world, checks, grant);
+    checks.hold("no directory was made", !to.exists());
+    let ran = desk(
+        world,
+        args!["restore", "gazette", "--order", order, "--to", to],
+    );
+    checks.check("a good restore", ran, 0, &["entries"]);
+}
+
+fn wrong_keys(world: &World, checks: &mut Checks, grant: &Order) {
+    let to = world.path("desk/restored");
+    let read = || {
+        desk(
+            world,
+            args!["restore", "gazette", "--order", grant.text, "--to", to],
+        )
+    };
+    let swap = |name: &str, with: &[u8]| {
+        let path = world.path(&format!("desk/{name}"));
+        let keep = fs::read(&path).expect("reading a file of the grant");
+        fs::write(&path, with).expect("changing a file of the grant");
+        (path, keep)
+    };
+    for (name, file, bytes, exit, words) in [
+        ("another key", "grant.key", vec![7u8; 32], 12, "key"),
+        (
+            "half a key",
+            "grant.key",
+            vec![7u8; 16],
+            12,
+            "is no key of a grant",
+        ),
+        (
+            "no release",
+            "grant.released",
+            b"nothing\n".to_vec(),
+            2,
+            "fetch it again from the officers",
+        ),
+    ] {
+        let (path, keep) = swap(file, &bytes);
+        checks.check(name, read(), exit, &[words]);
+        fs::write(&path, keep).expect("putting a file back");
+    }
+    let mut flipped = fs::read(grant.beside("released")).expect("reading the release");
+    let at = flipped.len() - 100;
+    flipped[at] = if flipped[at] == b'A' { b'B' } else { b'A' };
+    let (path, keep) = swap("grant.released", &flipped);
+    let ran = read();
+    checks.hold(
+        "a changed release opens nothing",
+        ran.as_ref().is_ok_and(|ran| [4, 12].contains(&ran.code)),
+    );
+    fs::write(&path, keep).expect("putting the release back");
+}
