@@ -96,29 +96,13 @@ pub struct Progress {
     pub bytes: u64,
 }
 
-/// Checks the directory of `state` below `path`, with `threads` (1 to 16) reading objects. `progress` is called often,
-/// from any of them. A running embassy may go on writing meanwhile.
+/// Checks the directory of `state` below `path`, with `threads` (1 to 16) reading objects. A running embassy may go on
+/// writing meanwhile. `go_on` is called often, from any thread; after it said no, the report tells what was found until
+/// then, and that it was not all.
 ///
 /// # Errors
 /// `NotFound` or `Format` when there is no such store. Damage is no error: it is in the report.
 pub fn check(
-    path: &Path,
-    state: &StateId,
-    threads: usize,
-    progress: &(dyn Fn(Progress) + Sync),
-) -> Result<Report, StoreError> {
-    check_while(path, state, threads, &|done| {
-        progress(done);
-        true
-    })
-}
-
-/// As [`check()`], as long as `go_on` says so. After it said no, the report tells what was found until then, and that it
-/// was not all.
-///
-/// # Errors
-/// As [`check()`].
-pub fn check_while(
     path: &Path,
     state: &StateId,
     threads: usize,
@@ -132,6 +116,29 @@ pub fn check_while(
     journals::check(&dir, &said, &run);
     attachments(&dir, &said, &run);
     Ok(run.into_report(said.head))
+}
+
+/// How many bytes a check of this state will read, about: what its files hold now.
+///
+/// # Errors
+/// `NotFound` or `Format` when there is no such store; `Io`.
+pub fn bytes_of(path: &Path, state: &StateId) -> Result<u64, StoreError> {
+    let root = StateDir::open_reader(path, state)?.root().to_owned();
+    let failed = |at: &Path, why| StoreError::io(format!("read {}", at.display()), why);
+    let (mut folders, mut bytes) = (vec![root], 0);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).map_err(|why| failed(&folder, why))? {
+            let entry = entry.map_err(|why| failed(&folder, why))?;
+            match entry.metadata() {
+                Ok(meta) if meta.is_dir() => folders.push(entry.path()),
+                Ok(meta) => bytes += meta.len(),
+                // A running embassy removes its temporary files.
+                Err(why) if why.kind() == std::io::ErrorKind::NotFound => {}
+                Err(why) => return Err(failed(&entry.path(), why)),
+            }
+        }
+    }
+    Ok(bytes)
 }
 
 /// What the log says was kept.

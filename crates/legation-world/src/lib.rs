@@ -11,6 +11,7 @@ pub mod fixtures;
 pub mod journal;
 pub mod keytry;
 pub mod pg;
+pub mod ports;
 pub mod process;
 pub mod reckon;
 pub mod rng;

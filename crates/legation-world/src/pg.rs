@@ -3,7 +3,6 @@
 //! Must not know what is kept in them.
 
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -118,15 +117,6 @@ fn account(name: &str) -> Result<(u32, u32)> {
     ids.doing(format_args!("looking for user {name} in /etc/passwd"))
 }
 
-/// A loopback port that nobody listens on now.
-pub fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).doing("looking for a free port")?;
-    Ok(listener
-        .local_addr()
-        .doing("looking for a free port")?
-        .port())
-}
-
 impl Drop for Cluster {
     fn drop(&mut self) {
         // A server that is told to end frees its memory by itself; one that does not is killed.
@@ -214,7 +204,7 @@ impl Cluster {
     }
 
     fn configure(&mut self, extra: &str) -> Result<()> {
-        self.port = free_port()?;
+        self.port = crate::ports::claim()?;
         let path = self.data().join("postgresql.conf");
         let mut conf = fs::read_to_string(&path).doing("reading postgresql.conf")?;
         // Small buffers: four servers share one machine. Shared memory in files of the cluster's own: what is killed

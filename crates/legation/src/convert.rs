@@ -73,6 +73,7 @@ impl From<StoreError> for Failure {
 impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Failure {
         let code = match error {
+            ReadError::Source(SourceError::Stopped) => Code::Interrupted,
             ReadError::Damaged { .. } | ReadError::Inconsistent(_) => Code::VerificationFailed,
             ReadError::NoKey { .. } => Code::Refused,
             ReadError::NotFound(_) => Code::Usage,
@@ -89,7 +90,9 @@ impl From<legation_registry::Error> for Failure {
         use legation_registry::Error;
         match error {
             Error::Refused { what, fix } => Failure::failed(what).hint(fix),
-            Error::Stopped => Failure::new(Code::Interrupted, "stopped on request"),
+            Error::Stopped | Error::Storage(SourceError::Stopped) => {
+                Failure::new(Code::Interrupted, "stopped on request")
+            }
             Error::Malformed { .. } => Failure::new(Code::VerificationFailed, error),
             other => Failure::failed(other),
         }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::exit::Failure;
 use crate::output::Output;
 use crate::stop::Stop;
+use crate::watch::Watch;
 
 /// The surroundings of one run.
 #[derive(Debug, Clone)]
@@ -56,6 +57,11 @@ impl Ctx {
             ));
         }
         Ok(person)
+    }
+
+    /// A long step called `what`, counted in `unit`, that a person watches and may break off.
+    pub fn watch(&self, what: &str, unit: &'static str) -> Watch {
+        Watch::new(self.out.progress(what, unit, None), &self.stop)
     }
 
     /// Where things are kept that may be lost without harm.

@@ -17,6 +17,7 @@ use crate::ctx::Ctx;
 use crate::exit::{Code, Failure};
 use crate::ledger::Ledger;
 use crate::officers::names::Names;
+use crate::watch::Watch;
 
 /// A person at his desk, connected.
 pub struct Desk {
@@ -42,7 +43,7 @@ impl Desk {
         let person = ctx.person()?;
         let names = Names::of_person(&person)?;
         let (client, charter) = crate::line::of_person(&person)?;
-        let ledger = pull(&client, &person, &charter)?;
+        let ledger = pull(&client, &person, &charter, ctx)?;
         Ok(Self {
             person,
             charter,
@@ -84,8 +85,8 @@ impl std::fmt::Debug for Desk {
 ///
 /// # Errors
 /// As [`Desk::open`].
-pub fn mirror(client: &Client, dir: &Path) -> Result<Ledger, Failure> {
-    Ledger::replay(copy(client, dir, 0)?)
+pub fn mirror(client: &Client, dir: &Path, watch: &Watch) -> Result<Ledger, Failure> {
+    Ledger::replay(copy(client, dir, 0)?, watch)
 }
 
 /// Brings the copy in `dir` up to date; `seen` entries of it are known to have their attachments.
@@ -98,8 +99,8 @@ pub fn copy(client: &Client, dir: &Path, seen: u64) -> Result<Mirror, Failure> {
     std::fs::create_dir_all(dir)
         .map_err(|why| Failure::failed(format!("{}: {why}", dir.display())))?;
     let copy = Mirror::update(dir, &client.log_files())?;
-    for index in seen..copy.size() {
-        let Some(digest) = named(&copy.entry(index)?) else {
+    for leaf in copy.entries(seen) {
+        let Some(digest) = named(&leaf?) else {
             continue;
         };
         if copy.attachment(&digest)?.is_none() {
@@ -127,8 +128,9 @@ fn named(leaf: &[u8]) -> Option<Sha256> {
     }
 }
 
-fn pull(client: &Client, person: &Person, charter: &Charter) -> Result<Ledger, Failure> {
-    let ledger = mirror(client, &mirror_path(person, charter))?;
+fn pull(client: &Client, person: &Person, charter: &Charter, ctx: &Ctx) -> Result<Ledger, Failure> {
+    let watch = ctx.watch("log", "entries");
+    let ledger = mirror(client, &mirror_path(person, charter), &watch)?;
     if ledger.state.id() != charter.state {
         return Err(Failure::new(
             Code::Refused,

@@ -13,6 +13,7 @@ use legation_core::statement::{Entry, Name};
 use legation_repo::log::Mirror;
 
 use crate::exit::{Code, Failure};
+use crate::watch::Watch;
 
 /// A mirror whose checkpoint is signed by the log's key, and the state that its entries fold to.
 pub struct Ledger {
@@ -53,27 +54,33 @@ impl Ledger {
     /// Opens a mirror directory, verifies it against the keys of its founding mandate, and replays it.
     ///
     /// # Errors
-    /// Code 10 when there is no log; code 4 when it does not verify; code 8 when its first entry founds no state.
-    pub fn open(dir: &Path) -> Result<Self, Failure> {
+    /// Code 10 when there is no log; code 4 when it does not verify; code 8 when its first entry founds no state; code
+    /// 130 when it is broken off.
+    pub fn open(dir: &Path, watch: &Watch) -> Result<Self, Failure> {
         let mirror = Mirror::open(dir).map_err(|why| Failure::from(why).during(dir.display()))?;
-        Self::replay(mirror).map_err(|failure| failure.during(dir.display()))
+        Self::replay(mirror, watch).map_err(|failure| failure.during(dir.display()))
     }
 
     /// Verifies and replays an open mirror.
     ///
     /// # Errors
     /// As [`Ledger::open`].
-    pub fn replay(mirror: Mirror) -> Result<Self, Failure> {
+    pub fn replay(mirror: Mirror, watch: &Watch) -> Result<Self, Failure> {
         if mirror.size() == 0 {
             return Err(Failure::new(Code::NoEmbassy, "the log is empty"));
         }
         // Reading stops at the first leaf that cannot be had; what was folded until then is not used.
+        watch.total(mirror.size());
         let mut broken = None;
-        let leaves = (0..mirror.size())
-            .map_while(|index| mirror.entry(index).map_err(|why| broken = Some(why)).ok());
+        let leaves = mirror.entries(0).map_while(|leaf| {
+            watch.add(1);
+            let leaf = watch.go_on().and_then(|()| Ok(leaf?));
+            leaf.map_err(|why| broken = Some(why)).ok()
+        });
         let report = replay(leaves, &MirrorAttachments(&mirror));
+        watch.finish();
         if let Some(why) = broken {
-            return Err(why.into());
+            return Err(why);
         }
         let Some(state) = report.state else {
             let why = report
@@ -140,8 +147,8 @@ impl Ledger {
                 ),
             ));
         }
-        for index in before..mirror.size() {
-            let leaf = mirror.entry(index)?;
+        for (index, leaf) in (before..).zip(mirror.entries(before)) {
+            let leaf = leaf?;
             let refusal = match Entry::parse(&leaf) {
                 Ok(entry) => self.state.apply(&entry, &MirrorAttachments(&mirror)).err(),
                 Err(why) => {

@@ -20,6 +20,7 @@ pub mod officers;
 pub mod output;
 pub mod recover;
 pub mod stop;
+pub mod watch;
 
 use std::process::ExitCode;
 

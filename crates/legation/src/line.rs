@@ -12,6 +12,7 @@ use crate::config::person::Person;
 use crate::exit::{Code, Failure};
 use crate::identity::{Identity, Role};
 use crate::ledger::Ledger;
+use crate::watch::Watch;
 
 /// How long an agent's or person's connection attempt may take.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -69,7 +70,7 @@ pub fn of_person(person: &Person) -> Result<(Client, Charter), Failure> {
 ///
 /// # Errors
 /// Code 4 when it does not verify; code 10 when the embassy does not answer.
-pub fn ledger(client: &Client, dir: &Path) -> Result<Ledger, Failure> {
+pub fn ledger(client: &Client, dir: &Path, watch: &Watch) -> Result<Ledger, Failure> {
     client.checkpoint()?;
     let mirror = Mirror::update(dir, &client.log_files())?;
     for digest in client.attachments()? {
@@ -77,7 +78,7 @@ pub fn ledger(client: &Client, dir: &Path) -> Result<Ledger, Failure> {
             mirror.put_attachment(&client.get_attachment(&digest)?)?;
         }
     }
-    let ledger = Ledger::replay(mirror)?;
+    let ledger = Ledger::replay(mirror, watch)?;
     if ledger.state.id() != client.state() {
         return Err(Failure::new(
             Code::VerificationFailed,

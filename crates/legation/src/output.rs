@@ -89,17 +89,7 @@ impl Output {
         } else {
             Face::Silent
         };
-        Progress {
-            shared: Arc::new(Mutex::new(Shared {
-                what: what.to_owned(),
-                unit,
-                total,
-                done: 0,
-                started: Instant::now(),
-                told: None,
-                face,
-            })),
-        }
+        Progress::new(what, unit, total, face)
     }
 }
 
@@ -138,6 +128,25 @@ struct Line<'a> {
 }
 
 impl Progress {
+    fn new(what: &str, unit: &'static str, total: Option<u64>, face: Face) -> Progress {
+        Progress {
+            shared: Arc::new(Mutex::new(Shared {
+                what: what.to_owned(),
+                unit,
+                total,
+                done: 0,
+                started: Instant::now(),
+                told: None,
+                face,
+            })),
+        }
+    }
+
+    /// Shows nothing.
+    pub fn silent() -> Progress {
+        Progress::new("", "", None, Face::Silent)
+    }
+
     /// Adds to what is done.
     pub fn add(&self, steps: u64) {
         self.update(|shared| shared.done += steps);

@@ -16,6 +16,7 @@ use super::conn::{Conn, Row};
 use super::probe::column;
 use super::restore::{Plan, Serve};
 use super::url::{ConnectConfig, Host};
+use super::walfile::segment_start;
 use crate::error::Context;
 use crate::{Error, Result};
 
@@ -181,6 +182,7 @@ pub struct Server {
     binaries: Binaries,
     config: ConnectConfig,
     run_as: Option<RunAs>,
+    wal_segment_size: u32,
 }
 
 impl Server {
@@ -234,11 +236,17 @@ impl Server {
             binaries: binaries.clone(),
             config,
             run_as: serve.run_as.clone(),
+            wal_segment_size: plan.facts.wal_segment_size,
         })
     }
 
-    /// Waits until replay is done and the server takes connections.
-    pub fn wait_ready(&mut self, within: Duration, stop: &dyn Fn() -> bool) -> Result<()> {
+    /// Waits until replay is done and the server takes connections, as long as `go_on` says so. It is told which segment
+    /// of WAL is being replayed, by where that begins.
+    pub fn wait_ready(
+        &mut self,
+        within: Duration,
+        go_on: &mut dyn FnMut(Option<Lsn>) -> bool,
+    ) -> Result<()> {
         let until = Instant::now() + within;
         let mut pause = MIN_WAIT;
         loop {
@@ -251,7 +259,7 @@ impl Server {
             if self.is_ready() {
                 return Ok(());
             }
-            if stop() {
+            if !go_on(self.replaying()) {
                 return Err(Error::Stopped);
             }
             if Instant::now() > until {
@@ -270,6 +278,27 @@ impl Server {
             std::thread::sleep(pause);
             pause = (pause * 2).min(MAX_WAIT);
         }
+    }
+
+    /// The segment that the startup process says it is replaying, in its title.
+    fn replaying(&self) -> Option<Lsn> {
+        let pid = self.child.id();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+        children.split_whitespace().find_map(|child| {
+            let title = fs::read(format!("/proc/{child}/cmdline")).ok()?;
+            let title = String::from_utf8_lossy(&title);
+            let (_, segment) = title.split_once("startup recovering ")?;
+            segment_start(segment.get(..24)?, u64::from(self.wal_segment_size))
+        })
+    }
+
+    /// Why it no longer runs; `None` while it does.
+    ///
+    /// # Errors
+    /// When the system cannot say.
+    pub fn ended(&mut self) -> Result<Option<String>> {
+        let status = self.child.try_wait().at(|| "wait for postgres".into())?;
+        Ok(status.map(|status| format!("{status}: {}", self.reason())))
     }
 
     /// The eighth line of `postmaster.pid` is the server's own word on its state.

@@ -170,6 +170,14 @@ pub(crate) fn segment_name(timeline: Timeline, number: u64, segment_size: u64) -
     )
 }
 
+/// Where the segment of this name begins; `None` for what is no such name.
+pub(crate) fn segment_start(name: &str, segment_size: u64) -> Option<Lsn> {
+    let part = |range| u64::from_str_radix(name.get(range)?, 16).ok();
+    let (high, low) = (part(8..16)?, part(16..24)?);
+    let start = (high << 32).checked_add(low.checked_mul(segment_size)?)?;
+    (name.len() == 24).then_some(Lsn(start))
+}
+
 fn bad(what: &str) -> Error {
     Error::malformed("kept WAL", what)
 }

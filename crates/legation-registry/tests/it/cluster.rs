@@ -72,11 +72,7 @@ pub fn run_ok(program: &str, args: &[&OsStr]) -> String {
 }
 
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    legation_world::ports::claim().expect("a port")
 }
 
 pub struct Cluster {
@@ -287,7 +283,7 @@ pub fn restore(sink: &MemorySink, wal: &MemoryWal, target: Target) -> Result<Res
     serve.fsync = false;
     prepare(&data, &plan, &serve, &mut wal.pieces().into_iter())?;
     let mut server = Server::start(&data, &plan, &serve, &binaries())?;
-    server.wait_ready(Duration::from_secs(60), &|| false)?;
+    server.wait_ready(Duration::from_secs(60), &mut |_| true)?;
     Ok(Restored {
         server,
         plan,

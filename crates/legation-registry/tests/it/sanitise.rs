@@ -117,7 +117,7 @@ fn read_only_sessions_begin_read_only() {
     )
     .unwrap();
     server
-        .wait_ready(std::time::Duration::from_secs(60), &|| false)
+        .wait_ready(std::time::Duration::from_secs(60), &mut |_| true)
         .unwrap();
     let Err(Error::Server(e)) = server.sql(None, "insert into t values (-1, 0, '')") else {
         panic!()

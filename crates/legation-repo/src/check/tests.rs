@@ -90,7 +90,7 @@ impl World {
     }
 
     fn check(&self) -> Report {
-        check(self.dir.path(), &self.state, 2, &|_| {}).unwrap()
+        check(self.dir.path(), &self.state, 2, &|_| true).unwrap()
     }
 
     /// Findings but for the log's, which this world has not got.
@@ -140,7 +140,7 @@ fn a_whole_store_is_found_whole() {
     assert!(report.bytes > 22 << 20);
     // There is no log here, and that is said.
     assert!(!report.is_whole() && report.log.is_none());
-    let nowhere = check(world.dir.path(), &StateId([8; 20]), 2, &|_| {});
+    let nowhere = check(world.dir.path(), &StateId([8; 20]), 2, &|_| true);
     assert!(matches!(nowhere, Err(StoreError::NotFound { .. })));
 }
 
@@ -148,7 +148,7 @@ fn a_whole_store_is_found_whole() {
 fn a_check_can_be_broken_off_and_says_so() {
     let world = World::new();
     let stop_at = |things| {
-        check_while(world.dir.path(), &world.state, 2, &|done| {
+        check(world.dir.path(), &world.state, 2, &|done| {
             done.things < things
         })
         .unwrap()

@@ -146,11 +146,15 @@ impl Mirror {
         Ok(entries.swap_remove((index - first) as usize))
     }
 
-    /// All entries in order, a bundle in memory at a time.
-    pub fn entries(&self) -> impl Iterator<Item = Result<Vec<u8>, StoreError>> + '_ {
-        (0..self.size().div_ceil(TILE_WIDTH)).flat_map(|index| match self.bundle(index) {
-            Ok(entries) => entries.into_iter().map(Ok).collect::<Vec<_>>(),
-            Err(e) => vec![Err(e)],
+    /// The entries from this one on, in order, a bundle in memory at a time.
+    pub fn entries(&self, from: u64) -> impl Iterator<Item = Result<Vec<u8>, StoreError>> + '_ {
+        let bundles = from / TILE_WIDTH..self.size().div_ceil(TILE_WIDTH);
+        bundles.flat_map(move |index| {
+            let skip = from.saturating_sub(index * TILE_WIDTH) as usize;
+            match self.bundle(index) {
+                Ok(entries) => entries.into_iter().skip(skip).map(Ok).collect::<Vec<_>>(),
+                Err(e) => vec![Err(e)],
+            }
         })
     }
 

@@ -289,7 +289,7 @@ fn a_mirror_follows_its_log() {
         assert_eq!((mirror.size(), mirror.origin()), (size, ORIGIN));
         let checkpoint = mirror.verify(ORIGIN, &key()).unwrap();
         assert_eq!(checkpoint, log.reader().checkpoint());
-        let found: Vec<Vec<u8>> = mirror.entries().collect::<Result<_, _>>().unwrap();
+        let found: Vec<Vec<u8>> = mirror.entries(0).collect::<Result<_, _>>().unwrap();
         assert_eq!(found, entries(0..size));
         if size > 0 {
             assert_eq!(mirror.entry(size - 1).unwrap(), found[size as usize - 1]);

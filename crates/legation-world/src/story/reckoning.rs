@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use super::Tale;
 use super::show::{clock, seconds, table, thousands};
@@ -120,8 +119,19 @@ impl Tale {
             client
                 .batch_execute("select pg_switch_wal(); checkpoint")
                 .doing("finishing a piece of WAL")?;
+            // Whoever would run it is a process of the server: there must be none.
+            let archivers: i64 = client
+                .query_one(
+                    "select count(*) from pg_stat_activity where backend_type = 'archiver'",
+                    &[],
+                )
+                .doing("looking for an archiver")?
+                .get(0);
+            self.t.claim(
+                archivers == 0,
+                format!("{} has no archiver", s.registry.name()),
+            );
         }
-        std::thread::sleep(Duration::from_millis(300));
         self.t.claim(
             count() == before,
             "nothing in the captured configuration reaches out",

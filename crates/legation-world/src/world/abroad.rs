@@ -140,7 +140,7 @@ impl World {
     /// desk, which has seen later checkpoints.
     pub fn show_older(&self, store: &Path) -> Result<Ran> {
         let dir = self.path("set-back");
-        let port = crate::pg::free_port()?;
+        let port = crate::ports::claim()?;
         let text =
             fs::read_to_string(self.path("embassy/embassy.toml")).doing("reading embassy.toml")?;
         let text = text

@@ -146,8 +146,8 @@ impl World {
             extra: BTreeMap::new(),
             ids: BTreeMap::new(),
             password: secret.iter().map(|b| format!("{b:02x}")).collect(),
-            embassy_port: crate::pg::free_port()?,
-            live_port: crate::pg::free_port()?,
+            embassy_port: crate::ports::claim()?,
+            live_port: crate::ports::claim()?,
             options,
             scratch,
         })

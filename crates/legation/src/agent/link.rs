@@ -17,6 +17,7 @@ use super::streams::Batch;
 use crate::config::units::Rate;
 use crate::exit::{Code, Failure};
 use crate::stop::Stop;
+use crate::watch::Watch;
 
 /// First and longest pause before trying a dead line again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
@@ -206,7 +207,7 @@ impl Link {
     /// `Fatal` when it does not verify.
     pub fn follow(&self) -> Result<legation_core::policy::State, Trouble> {
         self.check_log()?;
-        match crate::line::ledger(&self.client, &self.root.join("log")) {
+        match crate::line::ledger(&self.client, &self.root.join("log"), &Watch::unseen()) {
             Ok(ledger) => Ok(ledger.state),
             Err(failure) if failure.code == Code::VerificationFailed => {
                 self.condemn(failure.clone());

@@ -65,7 +65,7 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
 }
 
 fn verify(dir: &Path, founded: Option<&str>, ctx: &Ctx) -> Result<(), Failure> {
-    let ledger = Ledger::open(dir)?;
+    let ledger = Ledger::open(dir, &ctx.watch("log", "entries"))?;
     let state = ledger.state.id();
     if let Some(founded) = founded.filter(|founded| *founded != state.to_string()) {
         return Err(Failure::new(
@@ -112,7 +112,7 @@ fn verify(dir: &Path, founded: Option<&str>, ctx: &Ctx) -> Result<(), Failure> {
 fn mirror(dir: &Path, ctx: &Ctx) -> Result<(), Failure> {
     let person = ctx.person()?;
     let (client, charter) = crate::line::of_person(&person)?;
-    let ledger = desk::mirror(&client, dir)?;
+    let ledger = desk::mirror(&client, dir, &ctx.watch("log", "entries"))?;
     if ledger.state.id() != charter.state {
         return Err(Failure::new(
             Code::Refused,
@@ -139,7 +139,7 @@ fn show(
     ctx: &Ctx,
 ) -> Result<(), Failure> {
     let ledger = match from {
-        Some(dir) => Ledger::open(dir)?,
+        Some(dir) => Ledger::open(dir, &ctx.watch("log", "entries"))?,
         None => Desk::open(ctx)?.ledger,
     };
     let size = ledger.mirror.size();

@@ -170,7 +170,7 @@ fn approve(args: &Approve, ctx: &Ctx) -> Result<(), Failure> {
 }
 
 fn release(args: &Release, ctx: &Ctx) -> Result<(), Failure> {
-    let bundle = Bundle::open(&args.bundle, now()?)?;
+    let bundle = Bundle::open(&args.bundle, now()?, &ctx.watch("log", "entries"))?;
     same_state(ctx, &bundle.state().to_string())?;
     let Some(out) = args.out.as_ref().filter(|_| !args.begin) else {
         let path = bundle.begin()?;

@@ -7,7 +7,7 @@ use legation_registry::postgres::{RunAs, Serve, Target};
 
 use crate::ctx::Ctx;
 use crate::desk::Desk;
-use crate::exit::Failure;
+use crate::exit::{Code, Failure};
 use crate::recover::grant::{self, Asked};
 use crate::recover::start::{self, Job};
 
@@ -89,11 +89,16 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
         None
     };
     let serve = |path: &Path| Serve::beside(path, PORT, run_as.clone());
-    let progress = ctx.out.progress(&job.name, "bytes", None);
-    let sources = start::restore(&job, &keep, &args.to, target, &serve, &mut |bytes| {
-        progress.add(bytes)
+    let watch = ctx.watch(&job.name, "bytes");
+    let restored = start::restore(&job, &keep, &args.to, target, &serve, &watch);
+    watch.finish();
+    let sources = restored.map_err(|failure| match failure.code {
+        Code::Interrupted => failure.hint(format!(
+            "what is in {} is not whole; empty it and restore again",
+            args.to.display()
+        )),
+        _ => failure,
     })?;
-    progress.finish();
     if let Some(shut) = &job.shut {
         ctx.out.note(format!("{}: {shut}", job.name));
     }

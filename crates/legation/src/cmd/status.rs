@@ -176,7 +176,11 @@ fn at_desk(ctx: &Ctx) -> Result<Option<String>, Failure> {
     let person = ctx.person()?;
     let (client, _) = line::of_person(&person)?;
     let embassy = client.status()?;
-    let ledger = line::ledger(&client, &ctx.cache().join(&person.state).join("log"))?;
+    let ledger = line::ledger(
+        &client,
+        &ctx.cache().join(&person.state).join("log"),
+        &ctx.watch("log", "entries"),
+    )?;
     ctx.out.fact(
         "embassy",
         &embassy,

@@ -35,20 +35,29 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
     let threads = std::thread::available_parallelism()
         .map_or(1, std::num::NonZero::get)
         .min(THREADS);
-    let progress = ctx.out.progress("verify", "bytes", None);
+    let watch = ctx.watch("verify", "bytes");
+    watch.total(states.iter().try_fold(0, |sum, state| {
+        Ok::<_, Failure>(sum + check::bytes_of(&args.store, state)?)
+    })?);
+    let mut before = 0;
     let mut damaged = 0;
     let mut first = None;
     for state in states {
         let report = check::check(&args.store, &state, threads, &|done| {
-            progress.set(done.bytes)
+            watch.set(before + done.bytes);
+            !watch.is_stopped()
         })?;
+        before += report.bytes;
         damaged += report.findings.len() as u64 + report.more;
         first = first.or_else(|| report.findings.first().map(ToString::to_string));
         tell(&state.to_string(), &report, ctx);
+        if report.interrupted {
+            break;
+        }
     }
-    progress.finish();
+    watch.finish();
     match first {
-        None => Ok(()),
+        None => watch.go_on(),
         Some(first) => Err(Failure::new(
             Code::VerificationFailed,
             format!("{damaged} damaged: {first}"),
@@ -69,7 +78,9 @@ fn tell(state: &str, report: &Report, ctx: &Ctx) {
         );
     }
     let damaged = report.findings.len() as u64 + report.more;
-    let verdict = if damaged == 0 {
+    let verdict = if report.interrupted {
+        format!("interrupted, {damaged} damaged until then")
+    } else if damaged == 0 {
         "every byte as it was stored".to_owned()
     } else {
         format!("{damaged} damaged")
@@ -79,7 +90,7 @@ fn tell(state: &str, report: &Report, ctx: &Ctx) {
         &serde_json::json!({
             "state": state, "objects": report.objects, "bytes": report.bytes, "journals": report.journals,
             "frames": report.frames, "entries": report.entries, "attachments": report.attachments,
-            "log_size": report.log.as_ref().map(|head| head.size), "damaged": damaged,
+            "log_size": report.log.as_ref().map(|head| head.size), "damaged": damaged, "interrupted": report.interrupted,
         }),
         format!(
             "{state}: {} objects, {} journals of {} frames, {} log entries, {} attachments, {} MiB read; {verdict}",

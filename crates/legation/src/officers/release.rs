@@ -21,6 +21,7 @@ use super::released::{Released, ReleasedKey};
 use super::{SystemEntropy, prove};
 use crate::exit::{Code, Failure};
 use crate::ledger::{Ledger, MirrorAttachments};
+use crate::watch::Watch;
 
 /// A statement's longest text.
 const MAX_TEXT: u64 = 64 * 1024;
@@ -78,8 +79,8 @@ impl Bundle {
     /// # Errors
     /// Code 4 when the log does not verify; code 8 when it holds what the mandate does not allow, when the order is not
     /// in it, was changed, is of another state, has expired or has ended.
-    pub fn open(dir: &Path, now: Time) -> Result<Self, Failure> {
-        let ledger = Ledger::open(&dir.join(file::LOG))?;
+    pub fn open(dir: &Path, now: Time, watch: &Watch) -> Result<Self, Failure> {
+        let ledger = Ledger::open(&dir.join(file::LOG), watch)?;
         ledger.clean()?;
         let path = dir.join(file::ORDER);
         let text = super::read_text(&path, MAX_TEXT)?;

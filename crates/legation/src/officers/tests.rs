@@ -10,6 +10,7 @@ use world::{EPOCHS, World, stock};
 use super::release::{Brought, Bundle, file};
 use super::{create, give, orders, prove};
 use crate::exit::Code;
+use crate::watch::Watch;
 
 static WORLD: LazyLock<World> = LazyLock::new(World::found);
 
@@ -214,7 +215,11 @@ fn a_bundle_whose_order_was_not_accepted_is_refused() {
 
     let (_, _, bundle) = lawful("late");
     let late = super::now().unwrap().plus_millis(7_200_000);
-    refused(Bundle::open(&bundle, late), Code::Refused, "expired");
+    refused(
+        Bundle::open(&bundle, late, &Watch::unseen()),
+        Code::Refused,
+        "expired",
+    );
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Nothing starts by itself: the order is in the log before the session's key exists, and keys come only from the
 //! officers. When it ends, for whatever reason, servers are stopped, the volume is wiped, and the log says so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use legation_registry::postgres::RunAs;
 use super::journal::End;
 use super::keep::Keep;
 use super::seat::Seat;
-use super::serve::{Live, Setting, serve};
+use super::serve::{LISTEN, Live, Setting, serve};
 use super::start::Job;
 use super::volume::{Owner, Volume};
 use crate::config::embassy::{Activation, Embassy};
@@ -28,6 +28,8 @@ use crate::officers::{SystemEntropy, now, orders};
 
 /// How often the log and the release are looked at.
 const LOOK: Duration = Duration::from_millis(100);
+/// How often started databases are looked at.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
 /// What PostgreSQL writes beside its data while it replays and serves, at least.
 const HEADROOM: u64 = 64 << 20;
 
@@ -72,7 +74,9 @@ pub fn run(told: &Told<'_>, ctx: &Ctx) -> Result<(), Failure> {
         return Err(Failure::usage("embassy.toml has no [activation]")
             .hint("set activation.path, where plaintext may live in memory"));
     };
-    let run_as = run_as(activation, &order, &mut seat)?;
+    let databases = databases(&order, &mut seat)?;
+    let run_as = run_as(activation, databases)?;
+    ports_free(told.port, databases)?;
     let owner = run_as.as_ref().map(|user| Owner {
         uid: user.uid,
         gid: user.gid,
@@ -161,10 +165,13 @@ impl Session<'_> {
             ),
         );
         if failed.len() == self.order.registry.len() || self.order.grant == Mode::Verify {
-            return outcome(&failed);
+            return outcome(&failed, ctx);
         }
-        while !ctx.stop.wait(Duration::from_secs(1)) {}
-        outcome(&failed)
+        while !ctx.stop.wait(LOOK_AFTER) {
+            let mut live = setting.live.lock().unwrap_or_else(PoisonError::into_inner);
+            live.iter_mut().for_each(|one| one.look(ctx));
+        }
+        outcome(&failed, ctx)
     }
 
     /// Until the log has accepted exactly this order, and the embassy has fenced what the order fences.
@@ -326,28 +333,47 @@ fn called(opened: &Opened, id: RegistryId) -> String {
     }
 }
 
+/// How many of the order's registries are databases, which need a port and a user.
+fn databases(order: &Order, seat: &mut Seat) -> Result<usize, Failure> {
+    let state = &seat.look()?.state;
+    let is_database = |row: &&legation_core::statement::ScopeRow| {
+        let registry = state.registry(row.registry);
+        let head = registry.and_then(|registry| registry.head());
+        head.is_some_and(|version| version.commit.wal.is_some())
+    };
+    Ok(order.registry.iter().filter(is_database).count())
+}
+
 /// PostgreSQL refuses root, and says so late; this says it before anybody is asked for a share.
-fn run_as(
-    activation: &Activation,
-    order: &Order,
-    seat: &mut Seat,
-) -> Result<Option<RunAs>, Failure> {
+fn run_as(activation: &Activation, databases: usize) -> Result<Option<RunAs>, Failure> {
     if let Some(name) = &activation.run_as {
         return Ok(Some(RunAs::named(name)?));
     }
-    let state = &seat.look()?.state;
-    let databases = order.registry.iter().any(|row| {
-        let head = state
-            .registry(row.registry)
-            .and_then(|registry| registry.head());
-        head.is_some_and(|version| version.commit.wal.is_some())
-    });
-    if databases && rustix::process::geteuid().is_root() {
+    if databases > 0 && rustix::process::geteuid().is_root() {
         return Err(Failure::usage("PostgreSQL does not run as root").hint(
             "set activation.run_as = \"postgres\" in embassy.toml, or run activate as another user",
         ));
     }
     Ok(None)
+}
+
+/// The port of the database at this place.
+fn port(first: u16, at: usize) -> Result<u16, Failure> {
+    let port = u16::try_from(at).ok().and_then(|at| first.checked_add(at));
+    port.ok_or_else(|| Failure::usage(format!("there are not enough ports from {first} on")))
+}
+
+/// Refuses ports that somebody holds, before anybody is asked for a share.
+fn ports_free(first: u16, databases: usize) -> Result<(), Failure> {
+    for at in 0..databases {
+        let port = port(first, at)?;
+        std::net::TcpListener::bind((LISTEN, port)).map_err(|why| {
+            Failure::failed(format!("port {port}: {why}")).hint(
+                "another process holds it; choose other ports with --port-base or activation.port",
+            )
+        })?;
+    }
+    Ok(())
 }
 
 /// Refuses a restore that would not fit, before the first byte of plaintext is written.
@@ -363,12 +389,7 @@ fn fits(volume: &Volume, keep: &Keep, jobs: &[(Job, Option<Time>)]) -> Result<()
             .iter()
             .map(|source| source.bytes)
             .sum::<u64>();
-        need += job
-            .streams
-            .iter()
-            .map(|one| one.end.0.saturating_sub(one.first.0))
-            .sum::<u64>()
-            + HEADROOM;
+        need += job.wal_bytes() + HEADROOM;
     }
     volume.fits(need)
 }
@@ -385,19 +406,29 @@ fn start_all(
     let workers = std::thread::available_parallelism()
         .map_or(2, std::num::NonZero::get)
         .clamp(2, 4);
-    let waiting = Mutex::new(
-        jobs.into_iter()
-            .enumerate()
-            .collect::<std::collections::VecDeque<_>>(),
-    );
+    let mut databases = 0;
+    let waiting: VecDeque<_> = jobs
+        .into_iter()
+        .map(|(job, fenced)| {
+            let at = databases;
+            let is_database = job.version.commit.wal.is_some();
+            databases += usize::from(is_database);
+            (job, fenced, is_database.then_some(at))
+        })
+        .collect();
+    let waiting = Mutex::new(waiting);
     let failed = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
                 loop {
                     let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-                    let Some((at, (job, fenced))) = next else { return };
-                    if let Err(failure) = serve(seat, keep, &job, at, fenced, setting, began, ctx) {
+                    let Some((job, fenced, at)) = next else { return };
+                    let started = at
+                        .map(|at| port(setting.port, at))
+                        .transpose()
+                        .and_then(|port| serve(seat, keep, &job, port, fenced, setting, began, ctx));
+                    if let Err(failure) = started {
                         ctx.out.record(
                             "failed",
                             &serde_json::json!({ "registry": job.name, "id": job.registry, "message": failure.message }),
@@ -412,9 +443,13 @@ fn start_all(
     failed.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn outcome(failed: &[String]) -> Result<(), Failure> {
+fn outcome(failed: &[String], ctx: &Ctx) -> Result<(), Failure> {
     if failed.is_empty() {
         return Ok(());
+    }
+    if ctx.stop.is_up() {
+        let why = format!("stopped while starting: {}", failed.join(", "));
+        return Err(Failure::new(Code::Interrupted, why));
     }
     Err(Failure::failed(format!(
         "not started: {}",

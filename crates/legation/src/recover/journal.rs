@@ -50,6 +50,7 @@ pub struct Wal<'a> {
     left: Option<(StreamId, Digest)>,
     frames: u64,
     done: bool,
+    failure: Option<Failure>,
 }
 
 impl std::fmt::Debug for Wal<'_> {
@@ -82,7 +83,13 @@ impl<'a> Wal<'a> {
             left: None,
             frames: 0,
             done: false,
+            failure: None,
         }
+    }
+
+    /// What kept it from being read, once it has said so.
+    pub fn failure(&mut self) -> Option<Failure> {
+        self.failure.take()
     }
 
     fn piece(&mut self) -> Result<Option<WalPiece>, Failure> {
@@ -169,7 +176,11 @@ impl Iterator for Wal<'_> {
         }
         let piece = self
             .piece()
-            .map_err(|failure| SourceError::Refused(failure.message))
+            .map_err(|failure| {
+                let told = SourceError::Refused(failure.message.clone());
+                self.failure = Some(failure);
+                told
+            })
             .transpose();
         self.done = !matches!(piece, Some(Ok(_)));
         piece

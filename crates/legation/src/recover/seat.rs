@@ -19,6 +19,7 @@ use crate::exit::{Code, Failure};
 use crate::identity::{Identity, Role};
 use crate::ledger::Ledger;
 use crate::officers::now;
+use crate::watch::Watch;
 
 /// The embassy answers from the same machine.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -117,7 +118,7 @@ impl Seat {
                 }
                 ledger
             }
-            None => desk::mirror(&self.client, path)?,
+            None => desk::mirror(&self.client, path, &Watch::unseen())?,
         };
         Ok(self.ledger.insert(ledger))
     }

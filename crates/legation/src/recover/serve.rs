@@ -16,7 +16,7 @@ use crate::ctx::Ctx;
 use crate::exit::{Code, Failure};
 
 /// Started databases answer on this machine only; whoever lets others in does so in front of them.
-const LISTEN: &str = "127.0.0.1";
+pub(super) const LISTEN: &str = "127.0.0.1";
 
 /// What all registries of one activation share.
 #[derive(Debug)]
@@ -40,6 +40,22 @@ pub struct Live {
     pub name: String,
     /// Its server, if it is a database.
     pub server: Option<Server>,
+}
+
+impl Live {
+    /// Says once when a database ended by itself: it is not started again without a person who looks why.
+    pub fn look(&mut self, ctx: &Ctx) {
+        let Some(Ok(Some(why))) = self.server.as_mut().map(Server::ended) else {
+            return;
+        };
+        self.server = None;
+        ctx.out.record(
+            "ended",
+            &serde_json::json!({ "registry": self.name, "message": why }),
+        );
+        ctx.out
+            .note(format!("{} does not serve any more: {why}", self.name));
+    }
 }
 
 /// What came of starting the sources of one registry.
@@ -66,13 +82,13 @@ pub fn serve(
     seat: &Seat,
     keep: &Keep,
     job: &Job,
-    at: usize,
+    port: Option<u16>,
     fenced: Option<Time>,
     setting: &Setting,
     began: Instant,
     ctx: &Ctx,
 ) -> Result<(), Failure> {
-    let result = attempt(seat, keep, job, at, setting, ctx);
+    let result = attempt(seat, keep, job, port, setting, ctx);
     let rto_ms = millis(began.elapsed().as_millis());
     let (came, sources) = match result {
         Ok(came) => came,
@@ -153,16 +169,15 @@ fn attempt(
     seat: &Seat,
     keep: &Keep,
     job: &Job,
-    at: usize,
+    port: Option<u16>,
     setting: &Setting,
     ctx: &Ctx,
 ) -> Result<(Came, Vec<Source>), Failure> {
     let order = &setting.order.order;
     let dir = setting.volume.join(file_name(&job.name));
-    let port = port(setting.port, at)?;
     let grant = setting.order.grant;
     let serve_at = |data: &Path| {
-        let mut serve = Serve::beside(data, port, setting.run_as.clone());
+        let mut serve = Serve::beside(data, port.unwrap_or_default(), setting.run_as.clone());
         serve.tcp_auth = TcpAuth::Scram;
         serve.read_only = grant != Mode::ReadWrite;
         if grant != Mode::Verify {
@@ -170,11 +185,9 @@ fn attempt(
         }
         serve
     };
-    let progress = ctx.out.progress(&job.name, "bytes", None);
-    let sources = start::restore(job, keep, &dir, Target::EndOfWal, &serve_at, &mut |bytes| {
-        progress.add(bytes)
-    })?;
-    progress.finish();
+    let watch = ctx.watch(&job.name, "bytes");
+    let sources = start::restore(job, keep, &dir, Target::EndOfWal, &serve_at, &watch)?;
+    watch.finish();
     step(seat, order, job.registry, StepKind::Restored, None)?;
 
     let mut came = Came {
@@ -200,7 +213,9 @@ fn attempt(
             }
             continue;
         };
-        let server = start::start(&source.path, plan, serve, &|| ctx.stop.is_up())?;
+        let watch = ctx.watch(&format!("{} replay", job.name), "bytes");
+        let server = start::start(&source.path, plan, serve, &watch)?;
+        watch.finish();
         step(seat, order, job.registry, StepKind::Started, None)?;
         let answered = start::ask(&server, plan, source.probe.as_deref())?;
         step(
@@ -283,20 +298,6 @@ fn tell(
             rto_ms as f64 / 1000.0
         ),
     );
-}
-
-/// The port of the registry at this place, which nobody else may hold.
-fn port(first: u16, at: usize) -> Result<u16, Failure> {
-    let port = u16::try_from(at)
-        .ok()
-        .and_then(|at| first.checked_add(at))
-        .ok_or_else(|| Failure::usage(format!("there are not enough ports from {first} on")))?;
-    std::net::TcpListener::bind((LISTEN, port)).map_err(|why| {
-        Failure::new(Code::Failed, format!("port {port}: {why}")).hint(
-            "another process holds it; choose other ports with --port-base or activation.port",
-        )
-    })?;
-    Ok(port)
 }
 
 /// A name that is safe below the volume, whatever the officers called it.

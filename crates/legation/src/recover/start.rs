@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use legation_core::id::{EpochNo, Lsn, RegistryId, StateId};
 use legation_core::keys::EpochRoot;
-use legation_core::manifest::SourceRoot;
+use legation_core::manifest::{Entry, SourceRoot};
 use legation_core::policy::VersionState;
+use legation_core::source::{Restorer, SourceError, SourceResult};
 use legation_core::statement::RootRow;
 use legation_registry::postgres::{
     self as driver, Binaries, Facts, Plan, Replayed, Serve, Server, Target,
@@ -23,6 +24,7 @@ use super::keep::Keep;
 use super::scope::{self, Held};
 use super::{damaged, unreachable};
 use crate::exit::Failure;
+use crate::watch::Watch;
 
 /// The longest that replay may take before a start counts as failed; an objective is usually far below.
 pub const REPLAY_WITHIN: Duration = Duration::from_secs(4 * 3600);
@@ -106,6 +108,12 @@ impl Job {
         }
     }
 
+    /// Bytes of WAL that will be written for the replay.
+    pub fn wal_bytes(&self) -> u64 {
+        let each = |one: &Held| one.end.0.saturating_sub(one.first.0);
+        self.streams.iter().map(each).sum()
+    }
+
     /// Sealed bytes that will be read and checked.
     pub fn sealed_bytes(&self) -> u64 {
         self.version.commit.bytes + self.streams.iter().map(|one| one.bytes).sum::<u64>()
@@ -134,16 +142,33 @@ impl Job {
         Ok(reader)
     }
 
-    /// The WAL, opened, in order.
-    pub fn wal<'a>(&'a self, keep: &'a Keep) -> Wal<'a> {
-        Wal::new(
+    /// Writes the WAL beside the restored files, opened and in order, and the configuration that replays it.
+    fn replayable(
+        &self,
+        keep: &Keep,
+        path: &Path,
+        plan: &Plan,
+        serve: &Serve,
+        watch: &Watch,
+    ) -> Result<(), Failure> {
+        let mut wal = Wal::new(
             move |stream| keep.frames(self.registry, stream),
             &*self.keys,
             self.state,
             self.registry,
             self.streams.clone(),
             self.end,
-        )
+        );
+        let mut pieces = wal.by_ref().map(|piece| {
+            go_on(watch)?;
+            let piece = piece?;
+            watch.add(piece.bytes.len() as u64);
+            Ok(piece)
+        });
+        let prepared = driver::prepare(path, plan, serve, &mut pieces);
+        drop(pieces);
+        // The driver passes on that the WAL could not be read; why, with its exit code, is said where it was read.
+        prepared.map_err(|error| wal.failure().unwrap_or_else(|| error.into()))
     }
 
     /// Checks that `target` can be reached.
@@ -159,6 +184,50 @@ impl Job {
         })?;
         let end = self.until.map_or(end, |until| until.min(end));
         Ok(Plan::new(facts, first, end, target)?)
+    }
+}
+
+/// Writes what it is given to the directory below it, under watch.
+struct Watched<'a> {
+    to: TreeRestorer,
+    watch: &'a Watch,
+    size: u64,
+    told: u64,
+}
+
+fn go_on(watch: &Watch) -> SourceResult<()> {
+    if watch.is_stopped() {
+        return Err(SourceError::Stopped);
+    }
+    Ok(())
+}
+
+impl Watched<'_> {
+    /// Holes count as done too: what is left is then never more than what there is.
+    fn tell(&mut self, done: u64) {
+        self.watch.add(done.saturating_sub(self.told));
+        self.told = self.told.max(done);
+    }
+}
+
+impl Restorer for Watched<'_> {
+    fn begin(&mut self, entry: &Entry) -> SourceResult<()> {
+        go_on(self.watch)?;
+        (self.size, self.told) = (entry.size, 0);
+        self.to.begin(entry)
+    }
+
+    fn data(&mut self, offset: u64, bytes: &[u8]) -> SourceResult<()> {
+        go_on(self.watch)?;
+        self.to.data(offset, bytes)?;
+        self.tell(offset + bytes.len() as u64);
+        Ok(())
+    }
+
+    fn end(&mut self) -> SourceResult<()> {
+        self.to.end()?;
+        self.tell(self.size);
+        Ok(())
     }
 }
 
@@ -184,17 +253,19 @@ pub struct Source {
 /// Restores every source of a version into `dir`: one source into `dir` itself, several below it by name.
 ///
 /// # Errors
-/// Code 4 for damage; a target out of reach; the disk's error.
+/// Code 4 for damage; code 130 when it was broken off; a target out of reach; the disk's error.
 pub fn restore(
     job: &Job,
     keep: &Keep,
     dir: &Path,
     target: Target,
     serve: &dyn Fn(&Path) -> Serve,
-    progress: &mut dyn FnMut(u64),
+    watch: &Watch,
 ) -> Result<Vec<Source>, Failure> {
     let reader = job.open(keep)?;
     let sources = &reader.root().sources;
+    let files = sources.iter().map(|source| source.bytes).sum::<u64>();
+    watch.total(files + job.wal_bytes());
     let mut done = Vec::with_capacity(sources.len());
     for (at, source) in sources.iter().enumerate() {
         let path = if sources.len() == 1 {
@@ -210,17 +281,18 @@ pub fn restore(
             POSTGRES => Some(job.plan(Facts::from_meta(&source.meta)?, target)?),
             _ => None,
         };
-        let mut restorer = TreeRestorer::new(&path)?;
-        let mut told = 0;
-        let result = reader.restore(at, b"", &mut restorer, &mut |now| {
-            progress(now.bytes - told);
-            told = now.bytes;
-        })?;
-        let report = restorer.finish()?;
+        let mut restorer = Watched {
+            to: TreeRestorer::new(&path)?,
+            watch,
+            size: 0,
+            told: 0,
+        };
+        let result = reader.restore(at, b"", &mut restorer, &mut |_| {})?;
+        let report = restorer.to.finish()?;
         let database = match plan {
             Some(plan) => {
                 let serve = serve(&path);
-                driver::prepare(&path, &plan, &serve, &mut job.wal(keep))?;
+                job.replayable(keep, &path, &plan, &serve, watch)?;
                 Some((plan, serve))
             }
             None => None,
@@ -255,15 +327,17 @@ pub struct Answered {
 ///
 /// # Errors
 /// The server's own reason, from its log.
-pub fn start(
-    path: &Path,
-    plan: &Plan,
-    serve: &Serve,
-    stop: &dyn Fn() -> bool,
-) -> Result<Server, Failure> {
+pub fn start(path: &Path, plan: &Plan, serve: &Serve, watch: &Watch) -> Result<Server, Failure> {
     let binaries = Binaries::find(plan.facts.major)?;
     let mut server = Server::start(path, plan, serve, &binaries)?;
-    server.wait_ready(REPLAY_WITHIN, stop)?;
+    watch.total(plan.until.0.saturating_sub(plan.wal_from.0));
+    let mut go_on = |at: Option<Lsn>| {
+        if let Some(at) = at {
+            watch.set(at.0.saturating_sub(plan.wal_from.0));
+        }
+        !watch.is_stopped()
+    };
+    server.wait_ready(REPLAY_WITHIN, &mut go_on)?;
     Ok(server)
 }
 

@@ -42,6 +42,26 @@ fn piece(from: u64, to: u64) -> WalPiece {
 }
 
 #[test]
+fn names_say_where_segments_begin() {
+    for (number, size) in [(0x1_05, 16 << 20), (4095, 1 << 20), (4, 1 << 30)] {
+        let name = segment_name(Timeline(3), number, size);
+        assert_eq!(
+            segment_start(&name, size),
+            Some(Lsn(number * size)),
+            "{name}"
+        );
+    }
+    for name in [
+        "",
+        "000000010000000100000005x",
+        "0000000100000001ä0000005",
+        "00000001000000010000000g",
+    ] {
+        assert_eq!(segment_start(name, 16 << 20), None, "{name}");
+    }
+}
+
+#[test]
 fn names() {
     assert_eq!(
         segment_name(Timeline(1), 0x1_05, 16 << 20),

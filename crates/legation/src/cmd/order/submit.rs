@@ -16,6 +16,7 @@ use crate::exit::{Code, Failure};
 use crate::officers::release::file;
 use crate::officers::released::Released;
 use crate::officers::{create, orders, read_bounded};
+use crate::watch::Watch;
 
 /// A release of the largest size that embassies take.
 const MAX_FILE: u64 = 4 << 20;
@@ -169,7 +170,7 @@ fn wait_for_session(
                 .note("waiting for `legation activate` at the embassy to ask for keys");
             told = true;
         }
-        std::thread::sleep(LOOK);
+        ctx.stop.wait(LOOK);
         desk.refresh()?;
     }
 }
@@ -192,7 +193,7 @@ fn write_bundle(
     }
     let slips = part.join(file::SLIPS);
     std::fs::create_dir_all(&slips).map_err(|why| fail(&slips, why))?;
-    desk::mirror(&desk.client, &part.join(file::LOG))?;
+    desk::mirror(&desk.client, &part.join(file::LOG), &Watch::unseen())?;
     let mut count = 0;
     for row in &order.registry {
         let epochs = desk

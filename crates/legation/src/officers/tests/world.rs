@@ -23,6 +23,7 @@ use crate::officers::card::OfficerCard;
 use crate::officers::plan::{Quorum, StateFile};
 use crate::officers::release::{Brought, Bundle, file};
 use crate::officers::{SystemEntropy, ceremony, create, now, orders, prove, ssh};
+use crate::watch::Watch;
 
 /// Epochs of the one registry; the order opens the first two.
 pub const EPOCHS: u32 = 3;
@@ -316,7 +317,7 @@ impl World {
     }
 
     pub fn open(&self, bundle: &Path) -> Result<Bundle, crate::exit::Failure> {
-        Bundle::open(bundle, now().unwrap())
+        Bundle::open(bundle, now().unwrap(), &Watch::unseen())
     }
 
     /// What every log here begins with: the mandate, three epochs, a version under the first two.
