@@ -13,7 +13,7 @@ use super::keep::Keep;
 use super::seat::{Measured, Seat};
 use super::start::{self, Job, Source};
 use crate::ctx::Ctx;
-use crate::exit::{Code, Failure};
+use crate::exit::Failure;
 
 /// Started databases answer on this machine only; whoever lets others in does so in front of them.
 pub(super) const LISTEN: &str = "127.0.0.1";

@@ -54,7 +54,7 @@ fn the_golden_store_opens_and_equals_what_was_captured() {
         );
     }
     let log = Mirror::open(&golden.join("log")).expect("the log's copy");
-    let entries: Vec<_> = log.entries().collect::<Result<_, _>>().expect("entries");
+    let entries: Vec<_> = log.entries(0).collect::<Result<_, _>>().expect("entries");
     let report = replay(&entries, &log);
     assert!(report.is_lawful(), "{:?}", report.refused);
     let state = report.state.expect("a state");
