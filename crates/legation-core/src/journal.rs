@@ -600,6 +600,14 @@ impl StreamOpener {
         })
     }
 
+    /// Whether `frame` comes next by its header and its chain value, whatever is sealed in it. Nothing moves.
+    ///
+    /// # Errors
+    /// As [`Chain::check`].
+    pub fn follows(&self, frame: &[u8]) -> Result<FrameHeader, FormatError> {
+        self.chain.clone().check(frame)
+    }
+
     /// Opens the next frame: where its WAL starts, and the WAL (empty for a pad frame).
     /// On an error nothing has moved.
     ///

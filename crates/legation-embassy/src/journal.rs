@@ -17,7 +17,7 @@ use bytes::Bytes;
 use legation_core::id::{Digest, EpochNo, Lsn, RegistryId, StreamId, Term, Timeline};
 use legation_core::journal::{FrameHeader, Opening, Position};
 use legation_core::statement::Name;
-use legation_repo::http::wire::StreamBody;
+use legation_repo::http::wire::{PreviousBody, StreamBody};
 use legation_repo::journal::JournalReader;
 use legation_repo::store::StoreError;
 use tokio::sync::oneshot;
@@ -40,6 +40,10 @@ pub struct Stream {
     pub epoch: EpochNo,
     /// The stream that it continues.
     pub previous: Option<(StreamId, Digest)>,
+    /// The cluster of its opening frame.
+    pub system_id: u64,
+    /// The timeline of its opening frame.
+    pub first_timeline: Timeline,
     /// Where its first byte of WAL lies.
     pub first_lsn: Lsn,
     /// Its last durable frame.
@@ -158,6 +162,11 @@ impl Journals {
             next: s.position.seq + 1,
             chain: s.position.chain,
             timeline: s.position.timeline,
+            first_timeline: s.first_timeline,
+            system_id: s.system_id,
+            previous: s
+                .previous
+                .map(|(stream, chain)| PreviousBody { stream, chain }),
             first_lsn: s.first_lsn,
             end_lsn: s.position.end_lsn,
             bytes: s.bytes,
@@ -227,6 +236,8 @@ impl Stream {
             term: header.term,
             epoch: header.epoch,
             previous: opening.previous,
+            system_id: opening.system_id,
+            first_timeline: header.timeline,
             first_lsn: header.first_lsn,
             position,
             bytes: 0,

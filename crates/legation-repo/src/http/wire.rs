@@ -142,6 +142,12 @@ pub struct StreamBody {
     pub chain: Digest,
     /// Timeline of the last durable frame.
     pub timeline: Timeline,
+    /// Timeline of its opening frame.
+    pub first_timeline: Timeline,
+    /// PostgreSQL's system identifier, by its opening frame.
+    pub system_id: u64,
+    /// The stream that it continues, by its opening frame.
+    pub previous: Option<PreviousBody>,
     /// Where its first byte of WAL lies.
     pub first_lsn: Lsn,
     /// End position of the last durable frame.
@@ -150,6 +156,15 @@ pub struct StreamBody {
     pub bytes: u64,
     /// Takes no more frames: fenced, or followed by a newer stream.
     pub closed: bool,
+}
+
+/// Where the stream before one ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreviousBody {
+    /// Which stream.
+    pub stream: StreamId,
+    /// The running hash of its last frame.
+    pub chain: Digest,
 }
 
 /// What an embassy says of itself to those whom the mandate knows.

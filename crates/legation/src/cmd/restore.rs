@@ -99,10 +99,13 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
         )),
         _ => failure,
     })?;
-    if let Some(shut) = &job.shut {
-        ctx.out.note(format!("{}: {shut}", job.name));
+    for why in job.aside.iter().chain(&job.short) {
+        ctx.out.note(format!("{}: {why}", job.name));
     }
     for source in &sources {
+        if let Some(short) = &source.short {
+            ctx.out.note(format!("{}: {short}", job.name));
+        }
         let until = source.database.as_ref().map(|(plan, _)| plan.until);
         ctx.out.fact(
             "restored",

@@ -149,6 +149,11 @@ impl Session<'_> {
             self.seat.client.clone(),
         )?;
         let jobs = self.jobs(&keep, opened)?;
+        for (job, _) in &jobs {
+            job.aside
+                .iter()
+                .for_each(|why| ctx.out.note(format!("{}: {why}", job.name)));
+        }
         fits(volume, &keep, &jobs)?;
         let failed = start_all(self.seat, &keep, jobs, setting, began, ctx);
         ctx.out.fact(
@@ -275,6 +280,7 @@ impl Session<'_> {
                 (row.registry, name),
                 version.clone(),
                 &held,
+                &|stream| keep.frames(row.registry, stream),
                 end,
                 keys,
             );

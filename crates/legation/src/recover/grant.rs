@@ -79,6 +79,7 @@ pub fn open(desk: &Desk, asked: Asked<'_>) -> Result<(Job, Keep), Failure> {
         (id, desk.names.of(id)),
         version.clone(),
         &held,
+        &|stream| keep.frames(id, stream),
         None,
         keys,
     );
@@ -113,17 +114,13 @@ pub fn plan(desk: &Desk, asked: Asked<'_>) -> Result<(Job, Option<(Lsn, Lsn)>), 
         ))
     })?;
     let held = Keep::Remote(desk.client.clone()).streams(id)?;
-    let streams = super::scope::streams(&version.commit, &held);
-    let window = super::journal::reach(&streams);
-    let mut job = Job::new(
+    let job = Job::sketch(
         desk.state().id(),
         (id, desk.names.of(id)),
         version.clone(),
-        &[],
-        None,
-        BTreeMap::new(),
+        &held,
     );
-    job.streams = streams;
+    let window = super::journal::reach(&job.streams);
     Ok((job, window))
 }
 

@@ -1,5 +1,8 @@
 //! Acknowledged WAL, opened: the streams of a registry in their order, each frame verified and opened by its epoch's
 //! key, up to the position that the fence names and not a byte further.
+//!
+//! Frames that are gone or changed are damage, and an error. A frame that continues the running hash and yet does not
+//! open was added by somebody without the key: the WAL ends before it, and [`Wal::ended_early`] says where.
 
 use std::collections::VecDeque;
 
@@ -12,7 +15,7 @@ use legation_repo::reader::KeySource;
 
 use super::damaged;
 use super::keep::Frames;
-use super::scope::Held;
+use super::scope::{Held, Opens};
 use crate::exit::{Code, Failure};
 
 /// Where a fence says that a stream ended.
@@ -51,6 +54,16 @@ pub struct Wal<'a> {
     frames: u64,
     done: bool,
     failure: Option<Failure>,
+    early: Option<Early>,
+}
+
+/// WAL that ends before a frame that does not belong to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Early {
+    /// Everything before this was opened.
+    pub at: Lsn,
+    /// Why nothing more was.
+    pub why: String,
 }
 
 impl std::fmt::Debug for Wal<'_> {
@@ -84,7 +97,13 @@ impl<'a> Wal<'a> {
             frames: 0,
             done: false,
             failure: None,
+            early: None,
         }
+    }
+
+    /// Where it ended before what was asked for, because something there does not belong to it.
+    pub fn ended_early(&self) -> Option<&Early> {
+        self.early.as_ref()
     }
 
     /// What kept it from being read, once it has said so.
@@ -136,9 +155,31 @@ impl<'a> Wal<'a> {
                     )?);
                     None
                 }
-                Some(opener) => Some(opener.open(&bytes).map_err(|why| {
-                    Failure::from(why).during(format!("frame {} of stream {stream}", header.seq))
-                })?),
+                Some(opener) => {
+                    let which = format!("frame {} of stream {stream}", header.seq);
+                    // By its hash first: what does not continue that was changed or lost after it was acknowledged.
+                    opener
+                        .follows(&bytes)
+                        .map_err(|why| Failure::from(why).during(&which))?;
+                    let before = opener.position();
+                    let opened = if header.timeline == before.timeline {
+                        opener
+                            .open(&bytes)
+                            .map_err(|why| format!("was added without its key: {why}"))
+                    } else {
+                        Err(format!("goes on in timeline {}", header.timeline))
+                    };
+                    match opened {
+                        Ok(opened) => Some(opened),
+                        Err(why) => {
+                            self.early = Some(Early {
+                                at: before.end_lsn,
+                                why: format!("{which} {why}"),
+                            });
+                            return Ok(None);
+                        }
+                    }
+                }
             };
             if let (Some(end), Some(opener)) = (self.end, &*opener)
                 && end.stream == stream
@@ -184,6 +225,40 @@ impl Iterator for Wal<'_> {
             .transpose();
         self.done = !matches!(piece, Some(Ok(_)));
         piece
+    }
+}
+
+/// Tries the opening of a stream: whether it is what the embassy says of it, and opens under its epoch's root.
+pub fn try_opening(
+    keys: &dyn KeySource,
+    (state, registry): (StateId, RegistryId),
+    held: &Held,
+    frames: impl FnOnce() -> Result<Frames, Failure>,
+) -> Opens<Failure> {
+    let Some(root) = keys.root(held.epoch) else {
+        return Opens::Shut;
+    };
+    let bytes = match frames().map(|mut frames| frames.next()) {
+        Err(why) | Ok(Some(Err(why))) => return Opens::Unread(why),
+        Ok(None) => {
+            return Opens::Unread(damaged(format!("stream {} is not there", held.stream)));
+        }
+        Ok(Some(Ok((_, bytes)))) => bytes,
+    };
+    let (header, opening) = match Opening::parse(&bytes) {
+        Ok(parsed) => parsed,
+        Err(why) => return Opens::No(why.to_string()),
+    };
+    let names = (header.state, header.registry, header.stream) == (state, registry, held.stream)
+        && (header.epoch, header.term) == (held.epoch, held.term)
+        && (header.timeline, header.first_lsn) == (held.timeline, held.first)
+        && (opening.system_id, opening.previous) == (held.system_id, held.previous);
+    if !names {
+        return Opens::No("its opening is not what the embassy says".into());
+    }
+    match StreamOpener::new(&root, &bytes) {
+        Ok(_) => Opens::Yes,
+        Err(why) => Opens::No(why.to_string()),
     }
 }
 

@@ -123,7 +123,7 @@ pub fn serve(
     let rpo_ms = fenced
         .zip(as_of)
         .map(|(fenced, as_of)| fenced.millis().saturating_sub(as_of.millis()));
-    let doubt = came.doubt.clone().or_else(|| job.shut.clone());
+    let doubt = came.doubt.clone().or_else(|| job.short.clone());
     let verdict = if doubt.is_none() {
         Verdict::Intact
     } else {
@@ -227,7 +227,7 @@ fn attempt(
         )?;
         came.passed += answered.passed;
         came.asked += answered.asked;
-        came.doubt = came.doubt.or(answered.failed);
+        came.doubt = came.doubt.or(answered.failed).or(source.short.clone());
         (came.timeline, came.lsn) = (
             Some(answered.replayed.timeline),
             Some(answered.replayed.lsn),

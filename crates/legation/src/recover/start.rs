@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use legation_core::id::{EpochNo, Lsn, RegistryId, StateId};
+use legation_core::id::{EpochNo, Lsn, RegistryId, StateId, StreamId};
 use legation_core::keys::EpochRoot;
 use legation_core::manifest::{Entry, SourceRoot};
 use legation_core::policy::VersionState;
@@ -19,8 +19,8 @@ use legation_registry::postgres::{
 use legation_registry::tree::TreeRestorer;
 use legation_repo::reader::{Check, DEFAULT_CACHE, KeySource, VersionName, VersionReader};
 
-use super::journal::{End, Wal, reach};
-use super::keep::Keep;
+use super::journal::{End, Wal, reach, try_opening};
+use super::keep::{Frames, Keep};
 use super::scope::{self, Held};
 use super::{damaged, unreachable};
 use crate::exit::Failure;
@@ -53,8 +53,14 @@ pub struct Job {
     pub until: Option<Lsn>,
     /// The released keys.
     pub keys: Arc<BTreeMap<EpochNo, EpochRoot>>,
-    /// What is acknowledged but stays shut, in words.
-    pub shut: Option<String>,
+    /// What is acknowledged and is not replayed, in words.
+    pub short: Option<String>,
+    /// Streams that were set aside, in words.
+    pub aside: Vec<String>,
+    /// Every stream of the registry, for a cluster whose segments are larger than most.
+    held: Vec<Held>,
+    /// What kept a stream of the chain from being read.
+    unread: Option<Failure>,
 }
 
 impl std::fmt::Debug for Job {
@@ -67,44 +73,84 @@ impl std::fmt::Debug for Job {
 }
 
 impl Job {
-    /// Plans a registry: its streams in scope up to the fence.
+    /// Plans a registry: the chain of its streams that opens under these keys, up to the fence if that is in it. What
+    /// cannot be read is said when it is restored, so that it keeps no other registry.
     pub fn new(
         state: StateId,
         (registry, name): (RegistryId, String),
         version: VersionState,
         held: &[Held],
+        frames_of: &dyn Fn(StreamId) -> Result<Frames, Failure>,
         fence: Option<(End, Lsn)>,
         keys: BTreeMap<EpochNo, EpochRoot>,
     ) -> Self {
-        let all = scope::streams(&version.commit, held);
-        let open = all
-            .iter()
-            .take_while(|one| keys.root(one.epoch).is_some())
-            .count();
-        let (end, until, shut) = match (all.get(open), fence) {
-            (None, Some((end, lsn))) => (Some(end), Some(lsn), None),
-            (None, None) => (None, None, None),
-            // An epoch began after the order was written: what it holds was acknowledged, and this order cannot open it.
-            (Some(first), _) => {
-                let last = all.last().map_or(first.epoch, |one| one.epoch);
-                let why = format!(
-                    "WAL from {} on is kept under epochs {}-{last}, outside the order's scope; a new order opens it",
-                    first.first, first.epoch
-                );
-                (None, None, Some(why))
-            }
+        let walked = scope::chain(&version.commit, held, |one| {
+            try_opening(&keys, (state, registry), one, || frames_of(one.stream))
+        });
+        let (chain, unread) = match walked {
+            Ok(chain) => (chain, None),
+            Err(why) => (scope::Chain::default(), Some(why)),
         };
-        let streams = all[..open].to_vec();
+        let fenced = fence.filter(|(end, _)| {
+            let named = |one: &Held| one.stream == end.stream;
+            chain.streams.iter().any(named)
+        });
+        let kept = chain.streams.last().map(|one| one.end);
+        let short = match (chain.shut, fence, kept) {
+            // The fence ends the replay before whatever follows.
+            _ if fenced.is_some() => None,
+            // An epoch began after the order was written: what it holds was acknowledged, and this order cannot open it.
+            (Some(shut), _, _) => Some(format!(
+                "WAL from {} on is kept under epoch {}, outside the order's scope; a new order opens it",
+                shut.first, shut.epoch
+            )),
+            (None, Some((end, lsn)), Some(kept))
+                if !(chain.empty.contains(&end.stream) && lsn <= kept) =>
+            {
+                Some(format!(
+                    "the fence names stream {} at {lsn}, which does not continue this version; what does ends at {kept}",
+                    end.stream
+                ))
+            }
+            _ => None,
+        };
+        let (end, until) = fenced.unzip();
         Self {
             state,
             registry,
             name,
             version,
-            streams,
+            streams: chain.streams,
             end,
             until,
             keys: Arc::new(keys),
-            shut,
+            short,
+            aside: chain.aside,
+            held: held.to_vec(),
+            unread,
+        }
+    }
+
+    /// What could be restored as far as can be told without any key.
+    pub fn sketch(
+        state: StateId,
+        (registry, name): (RegistryId, String),
+        version: VersionState,
+        held: &[Held],
+    ) -> Self {
+        Self {
+            state,
+            registry,
+            name,
+            streams: scope::streams(&version.commit, held),
+            version,
+            end: None,
+            until: None,
+            keys: Arc::default(),
+            short: None,
+            aside: Vec::new(),
+            held: held.to_vec(),
+            unread: None,
         }
     }
 
@@ -142,46 +188,80 @@ impl Job {
         Ok(reader)
     }
 
-    /// Writes the WAL beside the restored files, opened and in order, and the configuration that replays it.
+    /// Writes the WAL beside the restored files, opened and in order, and the configuration that replays it. Where
+    /// something does not belong to the WAL the plan ends before it; returns why.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what a replay is written from is what it is"
+    )]
     fn replayable(
         &self,
         keep: &Keep,
         path: &Path,
-        plan: &Plan,
+        plan: &mut Plan,
+        target: Target,
         serve: &Serve,
         watch: &Watch,
-    ) -> Result<(), Failure> {
-        let mut wal = Wal::new(
-            move |stream| keep.frames(self.registry, stream),
-            &*self.keys,
-            self.state,
-            self.registry,
-            self.streams.clone(),
-            self.end,
-        );
-        let mut pieces = wal.by_ref().map(|piece| {
-            go_on(watch)?;
-            let piece = piece?;
-            watch.add(piece.bytes.len() as u64);
-            Ok(piece)
-        });
-        let prepared = driver::prepare(path, plan, serve, &mut pieces);
-        drop(pieces);
-        // The driver passes on that the WAL could not be read; why, with its exit code, is said where it was read.
-        prepared.map_err(|error| wal.failure().unwrap_or_else(|| error.into()))
+    ) -> Result<Option<String>, Failure> {
+        let streams = scope::reaching_back(&self.streams, &self.held, plan.wal_from);
+        let mut short = None;
+        loop {
+            let mut wal = Wal::new(
+                move |stream| keep.frames(self.registry, stream),
+                &*self.keys,
+                self.state,
+                self.registry,
+                streams.clone(),
+                self.end,
+            );
+            let mut pieces = wal.by_ref().map(|piece| {
+                go_on(watch)?;
+                let piece = piece?;
+                watch.add(piece.bytes.len() as u64);
+                Ok(piece)
+            });
+            let prepared = driver::prepare(path, plan, serve, &mut pieces);
+            drop(pieces);
+            let Err(error) = prepared else {
+                return Ok(short);
+            };
+            // The driver passes on that the WAL could not be read; why, with its exit code, is said where it was read.
+            if let Some(failure) = wal.failure() {
+                return Err(failure);
+            }
+            match wal.ended_early() {
+                // Each round ends before the one before it, so there is a last one.
+                Some(early) if early.at < plan.until => {
+                    let facts = plan.facts.clone();
+                    *plan = Plan::new(facts, plan.wal_from, early.at, target)?;
+                    short = Some(format!("replay ends at {}: {}", early.at, early.why));
+                }
+                _ => return Err(error.into()),
+            }
+        }
     }
 
     /// Checks that `target` can be reached.
     ///
     /// # Errors
-    /// Names the window that can.
+    /// Names the window that can; code 4 for WAL of another cluster.
     pub fn plan(&self, facts: Facts, target: Target) -> Result<Plan, Failure> {
-        let (first, end) = reach(&self.streams).ok_or_else(|| {
+        let streams =
+            scope::reaching_back(&self.streams, &self.held, facts.segment_start(facts.start));
+        let (first, end) = reach(&streams).ok_or_else(|| {
+            let why = self.short.iter().chain(&self.aside).next();
             unreachable(format!(
-                "{}: no WAL is kept for this version, and it needs some",
-                self.name
+                "{}: no WAL is kept for this version that opens, and it needs some{}",
+                self.name,
+                why.map_or_else(String::new, |why| format!(": {why}"))
             ))
         })?;
+        if streams.iter().any(|one| one.system_id != facts.system_id) {
+            return Err(damaged(format!(
+                "{}: the WAL is of another cluster than the base",
+                self.name
+            )));
+        }
         let end = self.until.map_or(end, |until| until.min(end));
         Ok(Plan::new(facts, first, end, target)?)
     }
@@ -242,6 +322,8 @@ pub struct Source {
     pub database: Option<(Plan, Serve)>,
     /// The query that must hold before it serves.
     pub probe: Option<String>,
+    /// What was planned and is not replayed, in words.
+    pub short: Option<String>,
     /// Entries restored.
     pub entries: u64,
     /// Bytes of files restored.
@@ -262,6 +344,9 @@ pub fn restore(
     serve: &dyn Fn(&Path) -> Serve,
     watch: &Watch,
 ) -> Result<Vec<Source>, Failure> {
+    if let Some(why) = &job.unread {
+        return Err(why.clone());
+    }
     let reader = job.open(keep)?;
     let sources = &reader.root().sources;
     let files = sources.iter().map(|source| source.bytes).sum::<u64>();
@@ -289,10 +374,11 @@ pub fn restore(
         };
         let result = reader.restore(at, b"", &mut restorer, &mut |_| {})?;
         let report = restorer.to.finish()?;
+        let mut short = None;
         let database = match plan {
-            Some(plan) => {
+            Some(mut plan) => {
                 let serve = serve(&path);
-                job.replayable(keep, &path, &plan, &serve, watch)?;
+                short = job.replayable(keep, &path, &mut plan, target, &serve, watch)?;
                 Some((plan, serve))
             }
             None => None,
@@ -302,6 +388,7 @@ pub fn restore(
             path,
             database,
             probe: source.meta.get(PROBE_KEY).cloned(),
+            short,
             entries: result.entries,
             bytes: result.bytes,
             left_out: report.left_out.len(),

@@ -36,6 +36,16 @@ struct Sealed {
 }
 
 fn stream(number: u8, first: u64, lengths: &[usize], previous: Option<&Sealed>) -> Sealed {
+    sealed(number, &root(number.into()), first, lengths, previous)
+}
+
+fn sealed(
+    number: u8,
+    root: &EpochRoot,
+    first: u64,
+    lengths: &[usize],
+    previous: Option<&Sealed>,
+) -> Sealed {
     let start = StreamStart {
         state: STATE,
         registry: registry(),
@@ -48,8 +58,7 @@ fn stream(number: u8, first: u64, lengths: &[usize], previous: Option<&Sealed>) 
         lsn: Lsn(first),
         previous: previous.map(|before| (before.end.stream, before.end.chain)),
     };
-    let (mut sealer, opening) =
-        StreamSealer::open(&start, &root(number.into()), &[number; 32], b"").unwrap();
+    let (mut sealer, opening) = StreamSealer::open(&start, root, &[number; 32], b"").unwrap();
     let mut frames = vec![opening];
     let mut at = first;
     for length in lengths {
@@ -65,9 +74,12 @@ fn stream(number: u8, first: u64, lengths: &[usize], previous: Option<&Sealed>) 
         stream: start.stream,
         term: Term(1),
         epoch: start.epoch,
+        system_id: 9,
         timeline: Timeline(1),
+        previous: start.previous,
         first: Lsn(first),
         end: Lsn(at),
+        chain: position.chain,
         bytes: frames.iter().map(|frame| frame.len() as u64).sum(),
     };
     Sealed {
@@ -81,6 +93,15 @@ fn stream(number: u8, first: u64, lengths: &[usize], previous: Option<&Sealed>) 
     }
 }
 
+fn frames(one: &Sealed) -> Frames {
+    let parsed: Vec<_> = one
+        .frames
+        .iter()
+        .map(|frame| Ok((FrameHeader::parse(frame).unwrap(), frame.clone())))
+        .collect();
+    Box::new(parsed.into_iter())
+}
+
 /// Everything that `streams` open to, or why not.
 fn read(
     streams: &[&Sealed],
@@ -90,12 +111,7 @@ fn read(
     let held = streams.iter().map(|one| one.held).collect();
     let frames_of = |id: StreamId| -> Result<Frames, Failure> {
         let one = streams.iter().find(|one| one.held.stream == id).unwrap();
-        let parsed: Vec<_> = one
-            .frames
-            .iter()
-            .map(|frame| Ok((FrameHeader::parse(frame).unwrap(), frame.clone())))
-            .collect();
-        Ok(Box::new(parsed.into_iter()))
+        Ok(frames(one))
     };
     Wal::new(frames_of, keys, STATE, registry(), held, end)
         .map(|piece| {
@@ -221,60 +237,137 @@ fn version(start: u64, stop: u64) -> VersionState {
 }
 
 #[test]
-fn a_version_needs_the_streams_from_its_segment_on() {
-    let old = stream(1, 0, &[1000], None).held;
-    let old = Held {
-        end: Lsn(SEGMENT),
-        ..old
+fn what_was_added_without_the_key_ends_the_replay_before_it() {
+    let one = stream(1, SEGMENT, &[100], None);
+    // Somebody with the agent's TLS key, but not its stream key, appends a frame that the chain takes.
+    let forged = |timeline: u32| {
+        let mut frame = stream(1, SEGMENT, &[100, 70], None).frames[2].clone();
+        let whole = frame.len();
+        frame[200] ^= 1;
+        frame[88..92].copy_from_slice(&timeline.to_le_bytes());
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&one.end.chain.0).update(&frame[..whole - 32]);
+        frame[whole - 32..].copy_from_slice(hasher.finalize().as_bytes());
+        frame
     };
-    let one = stream(2, SEGMENT, &[1000], None).held;
-    let two = stream(3, SEGMENT + 1000, &[500], None).held;
+    for timeline in [1, 2] {
+        let mut longer = stream(1, SEGMENT, &[100], None);
+        longer.frames.push(forged(timeline));
+        assert_eq!(
+            FrameHeader::parse(&longer.frames[2]).unwrap().timeline,
+            Timeline(timeline)
+        );
+        let far = End {
+            sequence: 2,
+            ..longer.end
+        };
+        assert_eq!(
+            read(&[&longer], &keys(&[1]), Some(far)).unwrap(),
+            [(SEGMENT, 100, 1)]
+        );
+        let held_keys = keys(&[1]);
+        let mut wal = Wal::new(
+            |_| Ok(frames(&longer)),
+            &held_keys,
+            STATE,
+            registry(),
+            vec![longer.held],
+            None,
+        );
+        assert_eq!(wal.by_ref().count(), 1);
+        let early = wal.ended_early().unwrap();
+        assert_eq!(early.at, Lsn(SEGMENT + 100));
+        assert!(early.why.contains("frame 2 of stream"), "{}", early.why);
+        assert!(wal.failure().is_none());
+    }
+}
+
+#[test]
+fn a_version_needs_the_streams_from_its_segment_on() {
+    let old = stream(1, SEGMENT - 1000, &[1000], None);
+    let one = stream(2, SEGMENT, &[1000], Some(&old));
+    let two = stream(3, SEGMENT + 1000, &[500], Some(&one));
     let version = version(SEGMENT + 40, SEGMENT + 900);
-    let held = [two, old, one];
-    assert_eq!(scope::streams(&version.commit, &held), [one, two]);
+    let held = [two.held, old.held, one.held];
+    assert_eq!(scope::streams(&version.commit, &held), [one.held, two.held]);
     let epochs: Vec<_> = scope::epochs(&version.commit, &held)
         .into_iter()
         .map(|epoch| epoch.0)
         .collect();
     assert_eq!(epochs, [1, 2, 3]);
     assert_eq!(
-        reach(&[one, two]),
+        reach(&[one.held, two.held]),
         Some((Lsn(SEGMENT), Lsn(SEGMENT + 1500)))
     );
     let hole = Held {
         first: Lsn(SEGMENT + 1001),
-        ..two
+        ..two.held
     };
     assert_eq!(
-        reach(&[one, hole]),
+        reach(&[one.held, hole]),
         Some((Lsn(SEGMENT), Lsn(SEGMENT + 1000)))
     );
     assert_eq!(reach(&[]), None);
+}
+
+/// A job of these streams, as an activation makes it.
+fn job(streams: &[&Sealed], fence: Option<(End, Lsn)>, keys: BTreeMap<EpochNo, EpochRoot>) -> Job {
+    let held: Vec<_> = streams.iter().map(|one| one.held).collect();
+    let mut version = version(SEGMENT, SEGMENT + 10);
+    version.commit.stream = Some(StreamId([1; 16]));
+    let frames_of = |id: StreamId| {
+        let one = streams.iter().find(|one| one.held.stream == id).unwrap();
+        Ok(frames(one))
+    };
+    Job::new(
+        STATE,
+        (registry(), "land".to_owned()),
+        version,
+        &held,
+        &frames_of,
+        fence,
+        keys,
+    )
 }
 
 #[test]
 fn an_epoch_outside_the_scope_ends_the_replay_and_is_said() {
     let one = stream(1, SEGMENT, &[1000], None);
     let two = stream(2, SEGMENT + 1000, &[500], Some(&one));
-    let name = (registry(), "land".to_owned());
-    let held = [one.held, two.held];
     let fence = Some((two.end, two.held.end));
-    let job = |keys| {
-        Job::new(
-            STATE,
-            name.clone(),
-            version(SEGMENT, SEGMENT + 10),
-            &held,
-            fence,
-            keys,
-        )
-    };
-    let whole = job(keys(&[1, 2]));
+    let whole = job(&[&one, &two], fence, keys(&[1, 2]));
     assert_eq!(
-        (whole.streams.len(), whole.end, whole.shut.is_none()),
-        (2, Some(two.end), true)
+        (whole.streams.len(), whole.end, whole.short),
+        (2, Some(two.end), None)
     );
-    let partial = job(keys(&[1]));
+    let partial = job(&[&one, &two], fence, keys(&[1]));
     assert_eq!((partial.streams.len(), partial.end), (1, None));
-    assert!(partial.shut.unwrap().contains("epochs 2-2"));
+    assert!(partial.short.unwrap().contains("epoch 2, outside"));
+}
+
+#[test]
+fn hostile_streams_are_set_aside_and_the_version_stays_whole() {
+    let one = stream(1, SEGMENT, &[1000], None);
+    let two = stream(2, SEGMENT + 1000, &[500], Some(&one));
+    // Its commitment is to no key that anybody released; it claims all of the version's WAL and more.
+    let junk = EpochRoot::from_bytes([99; 32]);
+    let covering = sealed(7, &junk, 0, &[100_000, 100_000], None);
+    // And one that continues the live stream, longer than what truly does.
+    let fork = sealed(8, &junk, SEGMENT + 1000, &[100_000], Some(&one));
+    let keys = || keys(&[1, 2, 7, 8]);
+    let all = [&covering, &fork, &two, &one];
+
+    let fenced = job(&all, Some((two.end, two.held.end)), keys());
+    assert_eq!(fenced.streams, [one.held, two.held]);
+    assert_eq!((fenced.end, fenced.short), (Some(two.end), None));
+    assert_eq!(fenced.aside.len(), 1, "{:?}", fenced.aside);
+
+    // The fence itself names the hostile one: the end is that of the chain, and it is said.
+    for hostile in [&covering, &fork] {
+        let job = job(&all, Some((hostile.end, hostile.held.end)), keys());
+        assert_eq!(job.streams, [one.held, two.held]);
+        assert_eq!((job.end, job.until), (None, None));
+        let short = job.short.unwrap();
+        assert!(short.contains(&two.held.end.to_string()), "{short}");
+    }
 }
