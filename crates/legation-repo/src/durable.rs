@@ -246,6 +246,13 @@ impl Appender {
         Ok(())
     }
 
+    /// Cuts off what is not known to be synced, and makes the cut durable. For a handle that is finished: after a failed
+    /// sync the kernel may show bytes, and call them clean, that no disk holds.
+    pub(crate) fn cut(&self) -> io::Result<()> {
+        self.file.set_len(self.synced)?;
+        self.file.sync_all()
+    }
+
     /// Reads back exactly `range.end - range.start` bytes.
     pub fn read(&self, range: std::ops::Range<u64>) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; (range.end - range.start) as usize];

@@ -68,7 +68,8 @@ pub struct Torn {
 /// One stream's journal, open for appending by its only writer.
 ///
 /// After any error of [`JournalDir::append`] other than a refusal, or of [`JournalDir::sync`], the handle is finished;
-/// open it anew, which recovers.
+/// [`JournalDir::reopen`] goes on from what was synced. Opening it anew by its name would believe what the kernel still
+/// shows of the failed write.
 #[derive(Debug)]
 pub struct JournalDir {
     dir: PathBuf,
@@ -90,6 +91,19 @@ impl JournalDir {
     /// # Errors
     /// `Damaged` when bytes that had been synced do not hold: nothing is cut, and the journal takes no more frames.
     pub fn open(dir: &Path, name: &StreamName) -> Result<(JournalDir, Recovered), StoreError> {
+        JournalDir::open_from(dir, name, None)
+    }
+
+    /// As [`JournalDir::open`], of a journal that is known to hold frame number `floor`: the record of what was synced
+    /// may be older than that when the power failed.
+    ///
+    /// # Errors
+    /// As [`JournalDir::open`]; `Damaged` when it ends before that frame.
+    pub fn open_from(
+        dir: &Path,
+        name: &StreamName,
+        floor: Option<u64>,
+    ) -> Result<(JournalDir, Recovered), StoreError> {
         if dir.join(segment::BASE).exists() {
             let why = "its beginning was removed, which only a spool may do".to_owned();
             return Err(StoreError::Damaged {
@@ -97,10 +111,25 @@ impl JournalDir {
                 why,
             });
         }
-        JournalDir::recover(dir, name)
+        JournalDir::recover(dir, name, floor)
     }
 
-    fn recover(dir: &Path, name: &StreamName) -> Result<(JournalDir, Recovered), StoreError> {
+    /// Goes on after an error, from what was synced: the rest was promised to nobody, and is cut off.
+    ///
+    /// # Errors
+    /// As [`JournalDir::open`], and when it cannot be cut; then try again.
+    pub fn reopen(&self) -> Result<(JournalDir, Recovered), StoreError> {
+        self.appender
+            .cut()
+            .map_err(|e| StoreError::io(format!("shorten {}", self.name), e))?;
+        JournalDir::recover(&self.dir, &self.name, self.synced.map(|p| p.seq))
+    }
+
+    fn recover(
+        dir: &Path,
+        name: &StreamName,
+        floor: Option<u64>,
+    ) -> Result<(JournalDir, Recovered), StoreError> {
         let failed = |e| StoreError::io(format!("open {name}"), e);
         durable::create_dir(dir).map_err(failed)?;
         durable::sweep(dir).map_err(failed)?;
@@ -121,6 +150,17 @@ impl JournalDir {
             drop(frame);
         }
         let (held, stop) = frames.stopped();
+        let ends = frames.position().map(|p| p.seq);
+        if let Some(floor) = floor.filter(|floor| ends.is_none_or(|end| end < *floor)) {
+            let end = ends.map_or("before its first frame".to_owned(), |end| {
+                format!("with frame {end}")
+            });
+            let why = format!("it ends {end}, and frame {floor} was acknowledged");
+            return Err(StoreError::Damaged {
+                what: name.to_string(),
+                why,
+            });
+        }
         let mut torn = None;
         if let Stop::Bad {
             offset,
@@ -196,7 +236,7 @@ impl JournalDir {
             return Err(self.refused("no frames".to_owned()));
         };
         let written = self.write(&cuts);
-        self.finished = written.is_err();
+        self.settle(&written);
         written?;
         (self.chain, self.last) = (chain, last);
         Ok(position)
@@ -210,7 +250,7 @@ impl JournalDir {
             });
         }
         let synced = self.appender.sync();
-        self.finished = synced.is_err();
+        self.settle(&synced);
         synced?;
         self.watermark.write(self.segment, self.appender.synced());
         self.synced = self.chain.position();
@@ -249,6 +289,15 @@ impl JournalDir {
     pub fn frames(&self, seq: u64) -> Result<Frames, StoreError> {
         let reader = JournalReader::open(&self.dir, &self.name)?;
         Ok(reader.frames(seq)?.until(self.next_seq()))
+    }
+
+    /// After an error the handle is finished. What is not synced goes at once where it can: a process that dies now
+    /// leaves nothing that the next one would believe.
+    fn settle(&mut self, outcome: &Result<(), StoreError>) {
+        self.finished = outcome.is_err();
+        if self.finished {
+            let _ = self.appender.cut();
+        }
     }
 
     fn write(&mut self, frames: &[&[u8]]) -> Result<(), StoreError> {

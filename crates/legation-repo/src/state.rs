@@ -168,10 +168,24 @@ impl StateDir {
         registry: RegistryId,
         stream: &StreamId,
     ) -> Result<(JournalDir, Recovered), StoreError> {
+        self.open_journal_from(registry, stream, None)
+    }
+
+    /// As [`StateDir::open_journal`], of a journal that is known to hold frame number `floor`.
+    ///
+    /// # Errors
+    /// As [`JournalDir::open_from`].
+    pub fn open_journal_from(
+        &self,
+        registry: RegistryId,
+        stream: &StreamId,
+        floor: Option<u64>,
+    ) -> Result<(JournalDir, Recovered), StoreError> {
         self.writer_only()?;
-        JournalDir::open(
+        JournalDir::open_from(
             &self.journal_path(registry, stream),
             &self.stream(registry, stream),
+            floor,
         )
     }
 

@@ -23,7 +23,16 @@ impl Spool {
     /// `Damaged`; `Full`; `Io`.
     pub fn open(dir: &Path, name: &StreamName) -> Result<(Spool, Recovered), StoreError> {
         finish_removal(dir, name)?;
-        let (journal, recovered) = JournalDir::recover(dir, name)?;
+        let (journal, recovered) = JournalDir::recover(dir, name, None)?;
+        Ok((Spool { journal }, recovered))
+    }
+
+    /// As [`JournalDir::reopen`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn reopen(&self) -> Result<(Spool, Recovered), StoreError> {
+        let (journal, recovered) = self.journal.reopen()?;
         Ok((Spool { journal }, recovered))
     }
 
