@@ -15,16 +15,19 @@ use legation_repo::store::{Kind, StoreError};
 
 use crate::hosted::Site;
 use crate::http::Refused;
+use crate::journal::Journals;
 use crate::keep::{self, Keep};
 use crate::sequence;
 
 /// Checks what `signed` refers to outside the log. Reads; blocking.
-pub fn facts(site: &Site, signed: &Signed) -> Result<(), Refused> {
+pub fn facts(site: &Site, journals: &Journals, signed: &Signed) -> Result<(), Refused> {
     let statement = signed
         .statement()
         .map_err(|e| Refused::malformed(format!("this is no statement: {e}")))?;
-    if !matches!(statement, Statement::Epoch(_) | Statement::Commit(_))
-        || sequence::admission_is_off()
+    if !matches!(
+        statement,
+        Statement::Epoch(_) | Statement::Commit(_) | Statement::Mark(_)
+    ) || sequence::admission_is_off()
     {
         return Ok(());
     }
@@ -39,6 +42,8 @@ pub fn facts(site: &Site, signed: &Signed) -> Result<(), Refused> {
     match statement {
         Statement::Epoch(epoch) => slip_of(&site.keep, &epoch),
         Statement::Commit(commit) => packs_of(&site.keep, &fold, &commit),
+        // A journal only grows, and a mark of what it does not hold would be damage for ever.
+        Statement::Mark(mark) => journals.bears_out(&mark),
         _ => Ok(()),
     }
 }

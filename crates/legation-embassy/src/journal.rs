@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use legation_core::id::{Digest, EpochNo, Lsn, RegistryId, StreamId, Term, Timeline};
 use legation_core::journal::{FrameHeader, Opening, Position};
-use legation_core::statement::Name;
+use legation_core::policy::State;
+use legation_core::statement::{Mark, Name};
 use legation_repo::http::wire::{PreviousBody, StreamBody};
 use legation_repo::journal::JournalReader;
 use legation_repo::store::StoreError;
@@ -210,6 +211,47 @@ impl Journals {
         Ok(run)
     }
 
+    /// Whether this embassy keeps the very frame that a mark names. Reads; blocking.
+    pub fn bears_out(&self, mark: &Mark) -> Result<(), Refused> {
+        let key = (mark.registry, mark.stream);
+        let not_so = |why: &str| {
+            Err(Refused::incomplete(format!(
+                "frame {} of stream {} {why}: mark what this embassy acknowledged",
+                mark.sequence, mark.stream
+            )))
+        };
+        let stream = {
+            let index = self.index.read().map_err(|_| Refused::failed())?;
+            index.get(&key).cloned()
+        };
+        let Some(stream) = stream else {
+            return not_so("is not kept here");
+        };
+        if mark.sequence > stream.position.seq {
+            return not_so("is not kept here");
+        }
+        let kept = if mark.sequence == stream.position.seq {
+            stream.position
+        } else {
+            let mut frames = self
+                .site
+                .frames(mark.registry, &mark.stream, mark.sequence)
+                .map_err(keep::refused)?;
+            let Some(frame) = frames.next() else {
+                return not_so("is not kept here");
+            };
+            frame.map_err(keep::refused)?;
+            frames.position().ok_or_else(Refused::failed)?
+        };
+        let named = (mark.sequence, mark.chain, mark.timeline, mark.lsn);
+        if (kept.seq, kept.chain, kept.timeline, kept.end_lsn) != named
+            || (stream.term, stream.epoch) != (mark.term, mark.epoch)
+        {
+            return not_so("is another one here");
+        }
+        Ok(())
+    }
+
     /// Stops the committer after what is queued.
     pub fn close(&self) {
         let _ = self.queue.send(Job::Stop);
@@ -250,9 +292,11 @@ impl Stream {
 fn recover(site: &Site) -> Result<Index, StoreError> {
     let mut index = Index::new();
     let dir = site.keep.dir();
+    let fold = site.fold();
     for (registry, id) in dir.journals()? {
         // Opening cuts off a torn tail and makes the rest durable; the handle is opened again when it is written to.
-        let (journal, recovered) = dir.open_journal(registry, &id)?;
+        let floor = acknowledged(&fold, registry, id);
+        let (journal, recovered) = dir.open_journal_from(registry, &id, floor)?;
         if let Some(torn) = &recovered.torn {
             tracing::warn!(%registry, bytes = torn.bytes, "cut an unacknowledged tail off a journal");
         }
@@ -269,6 +313,7 @@ fn recover(site: &Site) -> Result<Index, StoreError> {
         })?;
         let mut stream = Stream::opened(&header, &opening, position);
         stream.bytes = bytes_in(site, registry, &id)?;
+        site.keep.count(stream.bytes);
         index.insert((registry, id), stream);
     }
     let newest: BTreeMap<_, _> = {
@@ -290,6 +335,21 @@ fn recover(site: &Site) -> Result<Index, StoreError> {
         s.closed = newer || left.contains(&(*registry, *id));
     }
     Ok(index)
+}
+
+/// The newest frame of a stream that the log says was kept: by the registry's mark, or by a fence.
+fn acknowledged(fold: &State, registry: RegistryId, id: StreamId) -> Option<u64> {
+    let known = fold.registry(registry)?;
+    let mark = known.mark.as_ref().map(|held| &held.mark);
+    let marked = mark
+        .filter(|mark| mark.stream == id)
+        .map(|mark| mark.sequence);
+    let fences = known.fences.iter().map(|held| &held.fence);
+    let fenced = fences
+        .filter(|fence| fence.stream == Some(id))
+        .filter_map(|fence| fence.sequence)
+        .max();
+    marked.max(fenced)
 }
 
 fn bytes_in(site: &Site, registry: RegistryId, stream: &StreamId) -> Result<u64, StoreError> {

@@ -22,6 +22,12 @@ use crate::http::Refused;
 const MIN_PACK: u64 = 64 << 10;
 /// Most pieces of evidence that are kept of one state: a liar needs to be shown once, not to fill the disk.
 const MAX_EVIDENCE: usize = 1000;
+/// Of the reserve, the part that journals leave to the log: an agent that fills everything it may cannot keep an order
+/// from being logged.
+const FLOOR: u64 = 2;
+/// How much more than its quota a state's journals may reach, in parts of the quota: packs alone, which can wait, do not
+/// stop the journal, which cannot.
+const BEYOND_QUOTA: u64 = 10;
 /// Names asked for at once while the store is counted.
 const COUNT_PAGE: usize = 1000;
 
@@ -81,13 +87,35 @@ impl Keep {
             .store()
             .put(kind, digest, bytes, RetainUntil::FOREVER)
             .map_err(refused)?;
-        if put == Put::Created
-            && let Some(quota) = &self.quota
-            && let Ok(mut used) = quota.used.lock()
-        {
-            *used += size;
+        if put == Put::Created {
+            self.count(size);
         }
         Ok(put)
+    }
+
+    /// Counts bytes that this state now keeps here against its quota.
+    pub fn count(&self, bytes: u64) {
+        if let Some(quota) = &self.quota
+            && let Ok(mut used) = quota.used.lock()
+        {
+            *used = used.saturating_add(bytes);
+        }
+    }
+
+    /// Whether there is room for `size` more bytes of journals.
+    pub fn journal_room(&self, size: u64) -> Result<(), Refused> {
+        let quota = self.quota.as_ref().map_or(u64::MAX, |q| {
+            let used = q.used.lock().map_or(q.limit, |used| *used);
+            q.limit
+                .saturating_add(q.limit / BEYOND_QUOTA)
+                .saturating_sub(used)
+        });
+        if quota.min(self.disk_free(FLOOR)) >= size {
+            return Ok(());
+        }
+        Err(Refused::full(
+            "no room for journals: what is left is kept for the log, which goes on; raise the quota or add disks",
+        ))
     }
 
     /// The size of an object.
@@ -167,7 +195,7 @@ impl Keep {
             let used = q.used.lock().map_or(q.limit, |used| *used);
             q.limit.saturating_sub(used)
         });
-        quota.min(self.disk_free())
+        quota.min(self.disk_free(1))
     }
 
     /// What the backing guarantees, in words.
@@ -194,12 +222,13 @@ impl Keep {
         words
     }
 
-    fn disk_free(&self) -> u64 {
+    /// Free bytes above this part of the reserve.
+    fn disk_free(&self, part: u64) -> u64 {
         match rustix::fs::statvfs(self.dir.root()) {
             Ok(fs) => {
                 let total = fs.f_blocks.saturating_mul(fs.f_frsize);
                 let free = fs.f_bavail.saturating_mul(fs.f_frsize);
-                free.saturating_sub(self.reserve.bytes(total))
+                free.saturating_sub(self.reserve.bytes(total) / part)
             }
             // A file system that cannot be asked is left to say "full" itself.
             Err(_) => u64::MAX,

@@ -28,3 +28,15 @@ pub fn lock_memory() -> bool {
     rustix::mm::mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT)
         .is_ok()
 }
+
+/// Raises the soft limit of open files to the hard one: the usual soft limit is there for programs that use `select`.
+pub fn open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+}

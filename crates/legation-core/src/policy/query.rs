@@ -1,7 +1,7 @@
 //! What others ask of the state. Nothing here decides; it only tells.
 
 use super::writer::check_epoch_logged;
-use super::{OrderState, Refusal, RegistryState, State};
+use super::{OrderState, Refusal, RegistryState, State, hold};
 use crate::id::{EpochNo, Generation, OrderId, RegistryId, Sha256, StateId, Term};
 use crate::mandate::Role;
 use crate::statement::{
@@ -160,5 +160,30 @@ impl State {
         epoch: EpochNo,
     ) -> Result<(), Refusal> {
         check_epoch_logged(self.check_may_write(writer, registry, term)?, epoch)
+    }
+
+    /// Whether a stream that continues no other may begin in a registry's term, in which `begun` such streams did
+    /// already: the first may, and one more for each gap that was logged in that term. How many gaps and how many
+    /// streams there are is durable, so that the answer is the same after a restart.
+    ///
+    /// # Errors
+    /// A refusal, naming the rule.
+    pub fn may_begin_anew(
+        &self,
+        registry: RegistryId,
+        term: Term,
+        begun: usize,
+    ) -> Result<(), Refusal> {
+        let gaps = self.registry(registry).map_or(0, |known| {
+            let of_term = |(_, gap): &&(u64, crate::statement::Gap)| gap.term == term;
+            known.gaps.iter().filter(of_term).count()
+        });
+        hold!(
+            begun <= gaps,
+            Forward,
+            "a stream of {registry} in term {term} names no stream before it, and none of the {gaps} gaps logged is left \
+             to explain it: log the gap first"
+        );
+        Ok(())
     }
 }

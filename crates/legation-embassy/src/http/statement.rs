@@ -41,8 +41,8 @@ pub async fn post(
     let hosted = caller.hosted;
     let before = hosted.site.log().size();
 
-    let site = hosted.site.clone();
-    let signed = blocking(move || admit::facts(&site, &signed).map(|()| signed)).await?;
+    let (site, journals) = (hosted.site.clone(), hosted.journals.clone());
+    let signed = blocking(move || admit::facts(&site, &journals, &signed).map(|()| signed)).await?;
     let index = hosted.sequencer.submit(signed).await?;
     let receipt = blocking(move || receipt(&hosted.site, index, old)).await?;
     let status = if index < before {

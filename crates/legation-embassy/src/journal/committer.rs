@@ -10,6 +10,7 @@ use legation_core::statement::{Ack, Signed};
 use legation_repo::http::wire::Position;
 use legation_repo::journal::JournalDir;
 use legation_repo::store::StoreError;
+use rustix::process::{Resource, getrlimit};
 use tokio::sync::oneshot;
 
 use super::{Append, Index, Job, Stream};
@@ -19,19 +20,30 @@ use crate::keep;
 
 /// Most requests that share one sync: bounds how long the first of them waits.
 const MAX_GROUP: usize = 128;
-/// Most journals held open; the least needed are closed and opened again on demand.
-const MAX_OPEN: usize = 512;
+/// Journals held open between two groups, in parts of the limit of open files, of which each takes two; a group adds at
+/// most its own. What is left is for connections, objects and the log, of this and other states.
+const OPEN_PART: u64 = 16;
+/// Bounds of that number: few are enough to serve, and more than this many registries do not write at once.
+const OPEN: std::ops::RangeInclusive<usize> = 16..=512;
 
 pub(super) struct Committer {
     site: Arc<Site>,
     index: Arc<RwLock<Index>>,
     open: BTreeMap<(RegistryId, StreamId), Open>,
+    /// Journals after a failed write or sync: they go on from what was synced.
+    failed: BTreeMap<(RegistryId, StreamId), JournalDir>,
+    /// Most journals held open between two groups.
+    most: usize,
+    /// Counts uses.
+    clock: u64,
 }
 
 /// A journal with what has been appended to it, durable or not.
 struct Open {
     journal: JournalDir,
     stream: Stream,
+    /// When it was last used.
+    used: u64,
 }
 
 struct Waiting {
@@ -47,10 +59,15 @@ struct Piece<'a> {
 
 impl Committer {
     pub(super) fn new(site: Arc<Site>, index: Arc<RwLock<Index>>) -> Self {
+        let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let most = usize::try_from(files / OPEN_PART).unwrap_or(*OPEN.end());
         Self {
             site,
             index,
             open: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            most: most.clamp(*OPEN.start(), *OPEN.end()),
+            clock: 0,
         }
     }
 
@@ -76,6 +93,7 @@ impl Committer {
                 }
             }
             self.commit(&mut waiting);
+            self.tidy();
         }
     }
 
@@ -155,6 +173,13 @@ impl Committer {
             return Err(Refused::position(standing(open.journal.position()), detail));
         }
         let skip: usize = pieces[..again].iter().map(|p| p.bytes.len()).sum();
+        let room = site.keep.journal_room((frames.len() - skip) as u64);
+        if let Err(full) = room {
+            if open.journal.position().is_none() {
+                self.open.remove(&key);
+            }
+            return Err(full);
+        }
         self.write(key, &frames[skip..])?;
         if new_stream {
             self.leave_others(key);
@@ -176,6 +201,17 @@ impl Committer {
             return Err(bad("frame 0 is not an opening".into()));
         }
         let (header, opening) = Opening::parse(first.bytes).map_err(|e| bad(e.to_string()))?;
+        let begun = self.begun(key, header.term, opening.previous.map(|(before, _)| before))?;
+        if opening.previous.is_none() {
+            self.site
+                .fold()
+                .may_begin_anew(registry, header.term, begun)
+                .map_err(|r| Refused::policy(r.exit_code(), r.to_string()))?;
+        } else if begun > 0 {
+            return Err(Refused::conflict(
+                "another stream continues the one that this names; one stream has one that follows",
+            ));
+        }
         if let Some((previous, chain)) = opening.previous {
             // The end of the stream before must be here first, or WAL between the two would be missing.
             let there = self.standing((registry, previous))?;
@@ -185,12 +221,7 @@ impl Committer {
                 return Err(Refused::position(standing(there), detail));
             }
         }
-        let (journal, _) = self
-            .site
-            .keep
-            .dir()
-            .open_journal(registry, &id)
-            .map_err(keep::refused)?;
+        let journal = self.opened(key)?;
         let stream = Stream::opened(
             &header,
             &opening,
@@ -202,13 +233,59 @@ impl Committer {
                 timeline: header.timeline,
             },
         );
-        self.room();
+        let used = self.clock;
         // An earlier try may have left frames that were never acknowledged; they are compared like any others.
-        self.open.insert(key, Open { journal, stream });
+        self.open.insert(
+            key,
+            Open {
+                journal,
+                stream,
+                used,
+            },
+        );
         Ok(())
     }
 
-    /// Appends without a sync. After any failure but a refusal the handle is dropped: opening it anew recovers.
+    /// How many other streams of a registry there are in a term with this stream before them.
+    fn begun(
+        &self,
+        (registry, id): (RegistryId, StreamId),
+        term: Term,
+        previous: Option<StreamId>,
+    ) -> Result<usize, Refused> {
+        let index = self.index.read().map_err(|_| Refused::failed())?;
+        let known: BTreeMap<_, _> = index
+            .iter()
+            .chain(self.open.iter().map(|(key, open)| (key, &open.stream)))
+            .collect();
+        let alike = |(key, stream): &(&(RegistryId, StreamId), &Stream)| {
+            key.0 == registry
+                && key.1 != id
+                && stream.term == term
+                && stream.previous.map(|(before, _)| before) == previous
+        };
+        Ok(known.into_iter().filter(alike).count())
+    }
+
+    /// The journal of a stream that is not open: after a failure from what was synced, else as it lies there.
+    fn opened(&mut self, key: (RegistryId, StreamId)) -> Result<JournalDir, Refused> {
+        let opened = match self.failed.get(&key) {
+            Some(failed) => failed.reopen(),
+            None => self.site.keep.dir().open_journal(key.0, &key.1),
+        };
+        let (journal, _) = opened.map_err(keep::refused)?;
+        self.failed.remove(&key);
+        Ok(journal)
+    }
+
+    /// Takes a journal out of use after a failed write or sync.
+    fn fail(&mut self, key: (RegistryId, StreamId)) {
+        if let Some(open) = self.open.remove(&key) {
+            self.failed.insert(key, open.journal);
+        }
+    }
+
+    /// Appends without a sync. After any failure but a refusal the handle is finished.
     fn write(&mut self, key: (RegistryId, StreamId), frames: &[u8]) -> Result<(), Refused> {
         let Some(open) = self.open.get_mut(&key) else {
             return Err(Refused::failed());
@@ -217,6 +294,7 @@ impl Committer {
             Ok(position) => {
                 open.stream.position = position;
                 open.stream.bytes += frames.len() as u64;
+                self.site.keep.count(frames.len() as u64);
                 Ok(())
             }
             Err(StoreError::Refused { why, .. }) => {
@@ -226,7 +304,7 @@ impl Committer {
                 Err(Refused::bytes(format!("the frames do not hold: {why}")))
             }
             Err(error) => {
-                self.open.remove(&key);
+                self.fail(key);
                 Err(keep::refused(error))
             }
         }
@@ -257,7 +335,7 @@ impl Committer {
         let durable = match open.journal.sync() {
             Ok(durable) => durable,
             Err(error) => {
-                self.open.remove(&key);
+                self.fail(key);
                 return Err(keep::refused(error));
             }
         };
@@ -331,16 +409,21 @@ impl Committer {
                 let index = self.index.read().map_err(|_| Refused::failed())?;
                 index.get(&key).cloned().ok_or_else(Refused::failed)?
             };
-            self.room();
-            let (journal, _) = self
-                .site
-                .keep
-                .dir()
-                .open_journal(key.0, &key.1)
-                .map_err(keep::refused)?;
-            self.open.insert(key, Open { journal, stream });
+            let journal = self.opened(key)?;
+            let used = self.clock;
+            self.open.insert(
+                key,
+                Open {
+                    journal,
+                    stream,
+                    used,
+                },
+            );
         }
-        self.open.get_mut(&key).ok_or_else(Refused::failed)
+        self.clock += 1;
+        let open = self.open.get_mut(&key).ok_or_else(Refused::failed)?;
+        open.used = self.clock;
+        Ok(open)
     }
 
     /// A new stream of a registry ends the others: one writer, one stream.
@@ -356,15 +439,25 @@ impl Committer {
         }
     }
 
-    /// Closes handles that are least likely to be needed, so that streams long over do not hold descriptors. Only
-    /// what is synced is closed.
-    fn room(&mut self) {
-        if self.open.len() < MAX_OPEN {
+    /// Closes handles after a group: those of streams that are over, and the longest unused beyond the bound. Nobody
+    /// waits for them now. Only what is synced is closed.
+    fn tidy(&mut self) {
+        let synced = |open: &Open| open.journal.position() == open.journal.synced();
+        self.open
+            .retain(|_, open| !(open.stream.closed && synced(open)));
+        let Some(excess) = self.open.len().checked_sub(self.most) else {
             return;
+        };
+        let mut idle: Vec<_> = self
+            .open
+            .iter()
+            .filter(|(_, open)| synced(open))
+            .map(|(key, open)| (open.used, *key))
+            .collect();
+        idle.sort_unstable();
+        for (_, key) in idle.into_iter().take(excess) {
+            self.open.remove(&key);
         }
-        self.open.retain(|_, open| {
-            !open.stream.closed || open.journal.position() != open.journal.synced()
-        });
     }
 }
 

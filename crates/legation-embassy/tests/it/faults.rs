@@ -36,7 +36,11 @@ struct Abroad<'a> {
 impl Abroad<'_> {
     /// Starts the process; `None` when it died before it listened.
     fn start(&mut self, fault: Option<&str>) {
-        let mut command = Command::new(std::env::current_exe().unwrap());
+        let itself = Command::new(std::env::current_exe().unwrap());
+        self.start_by(itself, fault);
+    }
+
+    fn start_by(&mut self, mut command: Command, fault: Option<&str>) {
         command
             .args(["--exact", "faults::child", "--ignored", "--nocapture"])
             .env("LEGATION_TEST_WORLD", self.world.dir.path())
@@ -229,6 +233,43 @@ fn every_edge_fails_and_nothing_acknowledged_is_lost() {
             });
         }
     });
+}
+
+/// A descriptor is held only for what is written to: streams that are over, however many, take none.
+#[test]
+fn streams_without_end_are_served_with_few_descriptors() {
+    const FILES: u32 = 128;
+    let mut world = World::unstarted();
+    world.save();
+    let state = world.one.state;
+    let Founded { vault, land, .. } = &mut world.one;
+    let (slip, epoch) = land.epoch(state, vault, LAND, legation_core::id::EpochNo(1));
+    let mut abroad = Abroad {
+        world: &world,
+        child: None,
+        trust: world.trust(&world.one),
+        felt: 0,
+    };
+    let mut limited = Command::new("sh");
+    limited
+        .args(["-c", &format!("ulimit -n {FILES} && exec \"$0\" \"$@\"")])
+        .arg(std::env::current_exe().unwrap());
+    abroad.start_by(limited, None);
+    let land = &world.one.land;
+    let client = abroad.client(&land.tls).unwrap();
+    client
+        .put_object(Kind::Slip, &Digest::of(&slip), slip)
+        .unwrap();
+    client.submit(&epoch).unwrap();
+    let mut previous = None;
+    for _ in 0..FILES {
+        let (stream, frames) = land.stream(state, LAND, 1, previous);
+        let ack = client
+            .append_journal(LAND, &stream, frames.concat())
+            .unwrap();
+        previous = Some((stream, ack.chain));
+    }
+    assert_eq!(client.streams(LAND).unwrap().len(), FILES as usize);
 }
 
 /// The embassy's process: serves the saved world until its standard input ends.

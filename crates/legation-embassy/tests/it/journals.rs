@@ -1,10 +1,13 @@
 //! Journals: continued exactly, acknowledged after they are durable, again when sent again, never twice with other bytes.
 
-use legation_core::id::{Digest, StreamId};
+use legation_core::id::{Digest, EpochNo, Lsn, StreamId, Term, Timeline};
+use legation_core::journal::{Chain, Position};
+use legation_core::statement::{Cause, Gap, Mark, Signed};
+use legation_embassy::Reserve;
 use legation_repo::http::ClientError;
 use legation_repo::http::wire::{MAX_JOURNAL, kind};
 
-use crate::world::{Founded, LAND, TAX, random, with_epoch};
+use crate::world::{Founded, LAND, TAX, World, now, random, with_epoch};
 
 fn refused<T: std::fmt::Debug>(outcome: Result<T, ClientError>) -> (String, Option<u64>) {
     let error = outcome.unwrap_err();
@@ -222,4 +225,162 @@ fn many_streams_are_committed_together() {
         }
     });
     assert_eq!(world.desk().all_streams().unwrap().len(), 2);
+}
+
+fn gap(world: &World) -> Signed {
+    let gap = Gap {
+        state: world.one.state,
+        mandate: 1,
+        registry: LAND,
+        term: Term(1),
+        timeline: None,
+        wal: None,
+        cause: Cause::SlotLost,
+        at: now(),
+    };
+    Signed::sign_with(gap, &world.one.land.key).unwrap()
+}
+
+fn end_of(frames: &[Vec<u8>]) -> Position {
+    let mut chain = Chain::new();
+    for frame in frames {
+        chain.check(frame).unwrap();
+    }
+    chain.position().unwrap()
+}
+
+#[test]
+fn a_stream_without_a_past_needs_a_gap_and_a_past_has_one_future() {
+    let mut world = with_epoch();
+    let state = world.one.state;
+    let stream = |world: &World, previous| world.one.land.stream(state, LAND, 1, previous);
+    let send = |world: &World, (id, frames): &(StreamId, Vec<Vec<u8>>)| {
+        world.land().append_journal(LAND, id, frames.concat())
+    };
+    let first = stream(&world, None);
+    send(&world, &first).unwrap();
+    let anew = stream(&world, None);
+    for _ in 0..2 {
+        assert_eq!(refused(send(&world, &anew)).0, kind::MANDATE);
+        world.restart();
+    }
+    // What was live is live: a refused opening ends nothing.
+    let (id, frames) = &first;
+    assert!(
+        world
+            .land()
+            .append_journal(LAND, id, frames[1].clone())
+            .is_ok()
+    );
+    assert!(!world.land().streams(LAND).unwrap()[0].closed);
+
+    // The gap is logged first, as an agent does it; it explains one stream and no more.
+    world.land().submit(&gap(&world)).unwrap();
+    send(&world, &anew).unwrap();
+    let another = stream(&world, None);
+    for _ in 0..2 {
+        assert_eq!(refused(send(&world, &another)).0, kind::MANDATE);
+        world.restart();
+    }
+
+    // One stream goes on with another; a second one that names the same past is a fork.
+    let past = Some((anew.0, end_of(&anew.1).chain));
+    let next = stream(&world, past);
+    send(&world, &next).unwrap();
+    let fork = stream(&world, past);
+    for _ in 0..2 {
+        assert_eq!(refused(send(&world, &fork)).0, kind::CONFLICT);
+        world.restart();
+    }
+    let said = world.land().streams(LAND).unwrap();
+    let of = |id| said.iter().find(|s| s.stream == id).unwrap();
+    assert_eq!(of(next.0).previous.map(|p| (p.stream, p.chain)), past);
+    assert_eq!(of(anew.0).previous, None);
+    assert_eq!(
+        (of(next.0).system_id, of(next.0).first_timeline),
+        (7_000_000_000, Timeline(1))
+    );
+}
+
+#[test]
+fn journals_leave_the_last_of_the_disk_to_the_log() {
+    let mut world = with_epoch();
+    let (stream, frames) = world.one.land.stream(world.one.state, LAND, 3, None);
+    let send = |world: &World, to: usize| {
+        let frames = frames[..to].concat();
+        world.land().append_journal(LAND, &stream, frames)
+    };
+    world.reserve = Reserve::Bytes(u64::MAX);
+    world.restart();
+    assert!(send(&world, 1).unwrap_err().is_full());
+    assert!(world.land().streams(LAND).unwrap().is_empty());
+    // The log goes on.
+    world.land().submit(&gap(&world)).unwrap();
+    world.reserve = Reserve::Bytes(0);
+    world.restart();
+    send(&world, 1).unwrap();
+
+    // What journals take counts in the state's quota, after a restart too.
+    let used = frames[0].len() as u64 + 4096;
+    world.quota = Some(used + frames[1].len() as u64);
+    world.restart();
+    send(&world, 2).unwrap();
+    assert_eq!(world.desk().status().unwrap().free, 0);
+    world.restart();
+    assert_eq!(world.desk().status().unwrap().free, 0);
+    assert!(send(&world, 4).unwrap_err().is_full());
+    // What is kept is acknowledged all the same.
+    assert_eq!(send(&world, 2).unwrap().sequence, 1);
+}
+
+#[test]
+fn a_mark_names_what_is_kept_here() {
+    let world = with_epoch();
+    let (stream, frames) = world.one.land.stream(world.one.state, LAND, 4, None);
+    let agent = world.land();
+    agent
+        .append_journal(LAND, &stream, frames[..4].concat())
+        .unwrap();
+    let mark = |at: Position| Mark {
+        state: world.one.state,
+        mandate: 1,
+        registry: LAND,
+        term: Term(1),
+        epoch: EpochNo(1),
+        stream: at.stream,
+        sequence: at.seq,
+        chain: at.chain,
+        timeline: at.timeline,
+        lsn: at.end_lsn,
+        at: now(),
+    };
+    let submit = |mark: Mark| agent.submit(&Signed::sign_with(mark, &world.one.land.key).unwrap());
+    let (middle, last) = (end_of(&frames[..3]), end_of(&frames[..4]));
+    let wrong = [
+        Position {
+            stream: StreamId(random()),
+            ..last
+        },
+        end_of(&frames),
+        Position { seq: 2, ..last },
+        Position {
+            chain: middle.chain,
+            ..last
+        },
+        Position {
+            timeline: Timeline(2),
+            ..last
+        },
+        Position {
+            end_lsn: Lsn(last.end_lsn.0 + 1),
+            ..last
+        },
+    ];
+    let size = agent.checkpoint().unwrap().size();
+    for position in wrong {
+        assert_eq!(refused(submit(mark(position))).0, kind::INCOMPLETE);
+    }
+    assert_eq!(agent.checkpoint().unwrap().size(), size);
+    submit(mark(middle)).unwrap();
+    submit(mark(last)).unwrap();
 }

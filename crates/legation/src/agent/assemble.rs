@@ -57,6 +57,7 @@ pub fn run(config: &Config, ctx: &Ctx) -> Result<(), Failure> {
     durable::create_dir(&config.spool.path)?;
     let _lock = lock(&layout, &ctx.stop)?;
     crate::harden::lock_memory();
+    crate::harden::open_files();
     preflight(config)?;
 
     let label = embassy_label(config, &charter)?;

@@ -135,9 +135,11 @@ impl Postgres {
         let same = tail.filter(|tail| tail.is_of(slot.system_id, slot.timeline));
         let continued = same.filter(|tail| slot.start <= tail.position.end_lsn);
         let start = continued.map_or(slot.start, |tail| tail.position.end_lsn);
-        if continued.is_none() && (tail.is_some() || gave_up) {
+        // A spool that was moved away: the embassy may hold a stream of before, and takes none beside it without a gap.
+        let gone = self.streams.is_empty() && self.versions.state.get().last_epoch.0 > 0;
+        if continued.is_none() && (tail.is_some() || gave_up || gone) {
             let cause = match same {
-                _ if gave_up => Cause::AgentLost,
+                _ if gave_up || gone => Cause::AgentLost,
                 Some(_) => Cause::SlotLost,
                 None => Cause::Timeline,
             };

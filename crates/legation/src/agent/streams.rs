@@ -161,6 +161,11 @@ impl Streams {
         })
     }
 
+    /// Whether nothing is left of any stream.
+    pub fn is_empty(&self) -> bool {
+        self.lock().streams.is_empty()
+    }
+
     /// What the embassy acknowledged last.
     pub fn acked(&self) -> Option<Acked> {
         self.lock().acked
@@ -235,8 +240,8 @@ impl Streams {
         Ok(position)
     }
 
-    /// Opens the newest stream's files again after a failed write or sync: what does not hold is cut off, what holds is
-    /// sent. Nothing is appended to that stream any more.
+    /// Opens the newest stream's files again after a failed write or sync, at what was synced: the rest was neither sent
+    /// nor reported to the source, which sends it again. Nothing is appended to that stream any more.
     ///
     /// # Errors
     /// When the disk still fails.
@@ -245,7 +250,10 @@ impl Streams {
         let Some(stream) = inner.streams.back_mut() else {
             return Ok(());
         };
-        let (spool, _) = Spool::open(&stream.paths.frames, &stream.name).map_err(broken)?;
+        let (spool, _) = stream.spool.reopen().map_err(broken)?;
+        let bytes = spool.bytes().map_err(broken)?;
+        self.budget.give_live(stream.bytes.saturating_sub(bytes));
+        stream.bytes = bytes;
         stream.spool = spool;
         stream.fresh.clear();
         stream.fresh_bytes = 0;
