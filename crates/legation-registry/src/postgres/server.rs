@@ -63,7 +63,10 @@ impl RunAs {
     }
 
     /// Whether starting can work: root must name somebody else, others can only be themselves.
-    pub(crate) fn check(run_as: Option<&RunAs>) -> Result<()> {
+    ///
+    /// # Errors
+    /// Says who cannot run it, and what to name.
+    pub fn check(run_as: Option<&RunAs>) -> Result<()> {
         let me = rustix::process::geteuid().as_raw();
         match run_as {
             None if me == 0 => Err(Error::refused(
@@ -439,14 +442,22 @@ impl Server {
 
     /// Stops it and waits until it is gone.
     pub fn stop(mut self, how: Shutdown) -> Result<()> {
-        self.end(how)
+        self.end(how, &|| false)
     }
 
-    fn end(&mut self, how: Shutdown) -> Result<()> {
-        if how == Shutdown::Fast && self.signal_and_wait(Signal::INT, FAST_STOP)? {
+    /// Stops it fast, and at once as soon as `hasty` says so; waits until it is gone.
+    ///
+    /// # Errors
+    /// When the system cannot say whether it is gone.
+    pub fn stop_unless(mut self, hasty: &dyn Fn() -> bool) -> Result<()> {
+        self.end(Shutdown::Fast, hasty)
+    }
+
+    fn end(&mut self, how: Shutdown, hasty: &dyn Fn() -> bool) -> Result<()> {
+        if how == Shutdown::Fast && self.signal_and_wait(Signal::INT, FAST_STOP, hasty)? {
             return Ok(());
         }
-        if self.signal_and_wait(Signal::QUIT, IMMEDIATE_STOP)? {
+        if self.signal_and_wait(Signal::QUIT, IMMEDIATE_STOP, &|| false)? {
             return Ok(());
         }
         self.child
@@ -456,7 +467,13 @@ impl Server {
         Ok(())
     }
 
-    fn signal_and_wait(&mut self, signal: Signal, within: Duration) -> Result<bool> {
+    /// Whether it was gone within that time, or before `give_up` said so.
+    fn signal_and_wait(
+        &mut self,
+        signal: Signal,
+        within: Duration,
+        give_up: &dyn Fn() -> bool,
+    ) -> Result<bool> {
         let gone = |child: &mut Child| {
             child
                 .try_wait()
@@ -470,7 +487,7 @@ impl Server {
         let _ = kill_process(pid, signal);
         let until = Instant::now() + within;
         let mut pause = MIN_WAIT;
-        while Instant::now() < until {
+        while Instant::now() < until && !give_up() {
             if gone(&mut self.child)? {
                 return Ok(true);
             }
@@ -483,7 +500,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Err(e) = self.end(Shutdown::Immediate) {
+        if let Err(e) = self.end(Shutdown::Immediate, &|| false) {
             tracing::error!(
                 pid = self.child.id(),
                 "the server could not be stopped: {e}"

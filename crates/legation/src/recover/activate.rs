@@ -85,6 +85,8 @@ pub fn run(told: &Told<'_>, ctx: &Ctx) -> Result<(), Failure> {
         ctx.out
             .note("the keys' memory could not be locked; the volume's check of swap still holds");
     }
+    // From here on something must not stay behind, however often we are told to stop.
+    let held = ctx.stop.hold();
     let volume = Volume::open(&activation.path, owner)?;
     let setting = Setting {
         order: order.clone(),
@@ -101,8 +103,9 @@ pub fn run(told: &Told<'_>, ctx: &Ctx) -> Result<(), Failure> {
     };
     let result = session.run(&volume, &setting, told, ctx);
     let opened = session.opened;
-    end(&seat, &order.order, volume, setting, opened, &result, ctx)?;
-    result
+    let ended = end(&seat, &order.order, volume, setting, opened, &result, ctx);
+    drop(held);
+    ended.and(result)
 }
 
 struct Session<'a> {
@@ -164,14 +167,16 @@ impl Session<'_> {
                 began.elapsed().as_secs_f64()
             ),
         );
+        // Decided now: a signal that ends the serving of the others says nothing about those that did not start.
+        let outcome = outcome(&failed, ctx);
         if failed.len() == self.order.registry.len() || self.order.grant == Mode::Verify {
-            return outcome(&failed, ctx);
+            return outcome;
         }
         while !ctx.stop.wait(LOOK_AFTER) {
             let mut live = setting.live.lock().unwrap_or_else(PoisonError::into_inner);
             live.iter_mut().for_each(|one| one.look(ctx));
         }
-        outcome(&failed, ctx)
+        outcome
     }
 
     /// Until the log has accepted exactly this order, and the embassy has fenced what the order fences.
@@ -391,7 +396,7 @@ fn fits(volume: &Volume, keep: &Keep, jobs: &[(Job, Option<Time>)]) -> Result<()
             .sum::<u64>();
         need += job.wal_bytes() + HEADROOM;
     }
-    volume.fits(need)
+    volume.room().fits(need)
 }
 
 /// Starts every registry, a few at a time, and returns the names of those that did not start.
@@ -457,7 +462,8 @@ fn outcome(failed: &[String], ctx: &Ctx) -> Result<(), Failure> {
     )))
 }
 
-/// Stops what runs, wipes the volume, and logs that the keys are gone, in that order.
+/// Stops what runs, wipes the volume, and logs that the keys are gone, in that order. Says that the volume is wiped only
+/// if it is; the log has a failure for a cause otherwise.
 fn end(
     seat: &Seat,
     order: &OrderId,
@@ -467,34 +473,63 @@ fn end(
     result: &Result<(), Failure>,
     ctx: &Ctx,
 ) -> Result<(), Failure> {
+    // What ended it, before another signal hastens what follows.
+    let told = ctx.stop.is_up();
     let live = setting
         .live
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner);
-    let served = !live.is_empty();
-    for one in live {
-        let Live { name, server, .. } = one;
-        if let Some(server) = server
-            && let Err(why) = server.stop(legation_registry::postgres::Shutdown::Fast)
-        {
-            ctx.out.note(format!("{name}: {why}"));
+    std::thread::scope(|scope| {
+        for Live { name, server } in live {
+            scope.spawn(move || {
+                if let Some(server) = server
+                    && let Err(why) = server.stop_unless(&|| ctx.stop.is_hasty())
+                {
+                    ctx.out.note(format!("{name}: {why}"));
+                }
+            });
         }
-    }
+    });
     let wiped = volume.wipe();
     if opened {
-        let cause = if result.is_ok() && served {
-            SealCause::Signal
+        let cause = cause(told, result.is_ok(), wiped.is_ok());
+        let volume = if wiped.is_ok() {
+            "volume wiped"
         } else {
-            SealCause::Failure
+            "the volume is NOT wiped"
         };
-        let entry = seat.sealed(order, cause)?;
-        ctx.out.fact(
-            "sealed",
-            &serde_json::json!({ "order": order, "entry": entry, "wiped": wiped.is_ok() }),
-            format!("sealed: servers stopped, volume wiped, keys gone (entry {entry})"),
-        );
+        match seat.sealed(order, cause) {
+            Ok(entry) => ctx.out.fact(
+                "sealed",
+                &serde_json::json!({
+                    "order": order, "entry": entry, "cause": cause.to_string(), "wiped": wiped.is_ok(),
+                    "left": wiped.as_ref().err().map(|failure| &failure.message),
+                }),
+                format!("sealed: servers stopped, {volume}, keys gone (entry {entry})"),
+            ),
+            Err(failure) => {
+                let failure = failure.during(format!("keys gone, {volume}; logging that"));
+                if wiped.is_ok() {
+                    return Err(failure);
+                }
+                ctx.out.note(&failure.message);
+            }
+        }
+    }
+    if let (Err(_), Err(why)) = (&wiped, result) {
+        ctx.out.note(&why.message);
     }
     wiped
+}
+
+/// Why it was sealed. An order to verify ends when it has been carried out, as the officers asked.
+fn cause(told: bool, fine: bool, wiped: bool) -> SealCause {
+    match (wiped, told, fine) {
+        (false, _, _) => SealCause::Failure,
+        (true, true, _) => SealCause::Signal,
+        (true, false, true) => SealCause::Person,
+        (true, false, false) => SealCause::Failure,
+    }
 }
 
 /// What would be started, from the log alone.
