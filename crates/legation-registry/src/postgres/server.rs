@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::conn::{Conn, Row};
 use super::probe::column;
-use super::restore::{Plan, Serve};
+use super::restore::{Plan, Serve, TcpAuth};
 use super::url::{ConnectConfig, Host};
 use super::walfile::segment_start;
 use crate::error::Context;
@@ -26,6 +26,8 @@ const MAX_WAIT: Duration = Duration::from_millis(100);
 /// How long a fast stop may take before it becomes an immediate one, and that before it becomes a kill.
 const FAST_STOP: Duration = Duration::from_secs(60);
 const IMMEDIATE_STOP: Duration = Duration::from_secs(10);
+/// How long a server may take to read its configuration again: it does so between two connections.
+const RELOAD: Duration = Duration::from_secs(30);
 /// How much of the log's end is searched for the reason of a failed start.
 const LOG_TAIL: u64 = 64 << 10;
 
@@ -372,6 +374,32 @@ impl Server {
             within.as_millis().max(1)
         ))?;
         Ok(conn.scalar(sql)?.as_deref() == Some("t"))
+    }
+
+    /// Lets clients in over TCP, which [`TcpAuth::Reject`] kept out since the start; returns once that counts.
+    ///
+    /// # Errors
+    /// When the server does not take it.
+    pub fn admit(&self, auth: TcpAuth) -> Result<()> {
+        let loaded = || self.sql(Some("postgres"), "select pg_conf_load_time()");
+        let before = loaded()?;
+        super::restore::admit(&self.data_dir, auth, self.run_as.as_ref())?;
+        self.sql(Some("postgres"), "select pg_reload_conf()")?;
+        let until = Instant::now() + RELOAD;
+        // Every session is a child of the postmaster, and knows of when that has read its configuration.
+        while loaded()? == before {
+            if Instant::now() > until {
+                return Err(Error::refused(
+                    format!(
+                        "the server did not read pg_hba.conf again within {} s",
+                        RELOAD.as_secs()
+                    ),
+                    format!("read {}", self.log.display()),
+                ));
+            }
+            std::thread::sleep(MIN_WAIT);
+        }
+        Ok(())
     }
 
     /// How far it replayed, by its own account; ask before anything is written.
