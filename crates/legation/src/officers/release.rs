@@ -159,6 +159,14 @@ impl Bundle {
         Ok(path)
     }
 
+    /// Takes the secret half of the one-time key away, once what it was for is written.
+    ///
+    /// # Errors
+    /// When it is still there.
+    pub fn forget_key(&self) -> Result<(), Failure> {
+        give::forget(&self.dir)
+    }
+
     /// Opens the shares, rebuilds the seeds that the scope needs, and wraps the keys in scope to the recipient.
     ///
     /// # Errors

@@ -77,7 +77,7 @@ pub fn run(told: &Told<'_>, ctx: &Ctx) -> Result<(), Failure> {
     let Some(activation) = &told.config.activation else {
         return Err(no_activation());
     };
-    ready::refuse(ready::missing(&planned, activation, told.port))?;
+    Failure::all(ready::missing(&planned, activation, told.port))?;
     let run_as = ready::run_as(activation, ready::databases(&planned))?;
     let owner = run_as.as_ref().map(|user| Owner {
         uid: user.uid,

@@ -106,25 +106,6 @@ pub fn missing(planned: &[Planned], activation: &Activation, first_port: u16) ->
     all
 }
 
-/// Refuses with all that is missing.
-///
-/// # Errors
-/// The code and hint of the first.
-pub fn refuse(missing: Vec<Failure>) -> Result<(), Failure> {
-    let mut missing = missing.into_iter();
-    let Some(mut first) = missing.next() else {
-        return Ok(());
-    };
-    for other in missing {
-        first.message = format!("{}; also: {}", first.message, other.message);
-        first.hint = match (first.hint, other.hint) {
-            (Some(first), Some(other)) => Some(format!("{first}; {other}")),
-            (first, other) => first.or(other),
-        };
-    }
-    Err(first)
-}
-
 /// Tells what would be started, and what is missing for it.
 ///
 /// # Errors
