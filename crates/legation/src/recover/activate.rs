@@ -519,3 +519,22 @@ pub(super) fn step(
         .map(drop)
         .map_err(|failure| failure.during(format!("logging the step {step}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_says_why_it_was_sealed() {
+        // Told to end, whether or not all had started.
+        assert_eq!(cause(true, true, true), SealCause::Signal);
+        assert_eq!(cause(true, false, true), SealCause::Signal);
+        // An order to verify, carried out.
+        assert_eq!(cause(false, true, true), SealCause::Person);
+        assert_eq!(cause(false, false, true), SealCause::Failure);
+        // Plaintext may be left.
+        for (told, fine) in [(true, true), (true, false), (false, true), (false, false)] {
+            assert_eq!(cause(told, fine, false), SealCause::Failure);
+        }
+    }
+}

@@ -104,6 +104,33 @@ fn missing(world: &World, order: &Order, port: u16) {
     assert!(real.err.contains("no-such-user") && real.err.contains(&port.to_string()));
     assert!(real.err.contains("hint: "), "{}", real.err);
     drop(held);
+
+    // Nothing is missing; a program is told all of the plan.
+    let dry = || {
+        let order = ["--order".as_ref(), order.text.as_os_str()];
+        let all = args!["activate", "--config", config, "--dry-run", "--json"];
+        world
+            .legation
+            .command(all.iter().map(|a| a.as_os_str()).chain(order))
+    };
+    let plan = dry().output().expect("activate");
+    assert!(plan.status.success(), "{plan:?}");
+    let out = String::from_utf8_lossy(&plan.stdout).into_owned();
+    let records = legation_world::cli::records(&out).expect("records");
+    assert_eq!(records[0]["message_type"], "order");
+    assert_eq!(records[0]["accepted"], false);
+    let plans = records.iter().filter(|r| r["message_type"] == "plan");
+    for plan in plans.clone() {
+        assert!(plan["memory_at_least"].as_u64() > plan["bytes"].as_u64());
+    }
+    assert_eq!(plans.count(), 3);
+    let mut other = dry();
+    let other = other
+        .env("LEGATION_IDENTITY", world.path("no.key"))
+        .output();
+    let other = other.expect("activate");
+    assert_eq!(other.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&other.stderr).contains("no.key"));
 }
 
 /// Waits until the program says that it has started what it could; tries every door until then. Returns whether a door
@@ -134,6 +161,9 @@ fn an_unfit_registry_stays_shut_and_impatience_leaves_no_plaintext() {
     let config = fs::read_to_string(world.path("embassy/embassy.toml")).expect("embassy.toml");
     let port = config.lines().find_map(|l| l.strip_prefix("port = "));
     let port: u16 = port.expect("a port").parse().expect("a port");
+    for mut agent in world.agents.drain(..) {
+        agent.stop(Signal::TERM).expect("the agent stops");
+    }
     let order = approved(&world);
     missing(&world, &order, port);
 
@@ -186,5 +216,21 @@ fn an_unfit_registry_stays_shut_and_impatience_leaves_no_plaintext() {
     };
     assert!(of(Registry::Population).contains("failed"));
     assert!(of(Registry::Treasury).contains("intact"));
+
+    // Home is silent, and the desk notices: what a tier of 10 seconds has abroad becomes too old.
+    let until = Instant::now() + LONG;
+    loop {
+        let ran = world
+            .legation
+            .run(args!["status", "--check", "--config", world.person()])
+            .expect("status");
+        if ran.code == 7 {
+            assert!(ran.err.contains("is older abroad"), "{}", ran.err);
+            assert!(ran.out.contains("population") && ran.out.contains("LATE"));
+            break;
+        }
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        assert!(Instant::now() < until, "it is never late: {}", ran.out);
+    }
     world.stop_embassy().expect("the embassy stops");
 }
