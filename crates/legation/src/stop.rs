@@ -43,7 +43,7 @@ impl Stop {
         Stop::default()
     }
 
-    /// A flag that SIGINT, SIGTERM and a terminal that goes away raise; a second signal ends the process at once, or
+    /// A flag that SIGINT, SIGTERM, SIGQUIT and a terminal that goes away raise; a second signal ends the process at once, or
     /// hastens it where something is held.
     ///
     /// # Errors
@@ -57,6 +57,7 @@ impl Stop {
         let guard = runtime.enter();
         let mut interrupt =
             tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+        let mut quit = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::quit())?;
         let mut terminate =
             tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         // Whoever started us with nohup wants us to outlive the terminal.
@@ -75,6 +76,7 @@ impl Stop {
                         tokio::select! {
                             _ = interrupt.recv() => {}
                             _ = terminate.recv() => {}
+                            _ = quit.recv() => {}
                             _ = gone(hangup.as_mut()) => {}
                         }
                         raised.signalled();

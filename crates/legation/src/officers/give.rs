@@ -102,7 +102,7 @@ pub fn secret_path(bundle: &Path) -> PathBuf {
     bundle.with_file_name(name)
 }
 
-/// Overwrites the secret half and removes it; nothing to do when there is none.
+/// Overwrites the secret half and removes it, and the other one; nothing to do when there is none.
 ///
 /// # Errors
 /// When it is still there.
@@ -128,7 +128,10 @@ pub fn forget(bundle: &Path) -> Result<(), Failure> {
     file.write_all(&zeros)
         .and_then(|()| file.sync_all())
         .and_then(|()| std::fs::remove_file(&path))
-        .map_err(fail)
+        .map_err(fail)?;
+    // Nobody shall seal another share to a key that is gone; the file itself is public.
+    let _ = std::fs::remove_file(public_path(bundle));
+    Ok(())
 }
 
 /// Where it writes the half that is sent.

@@ -186,6 +186,12 @@ fn an_officer_elsewhere_gives_his_share_to_this_release_only() {
     std::io::Read::read_to_end(&mut &held, &mut left).unwrap();
     assert_eq!(left, [0; 32]);
     bundle.forget_key().unwrap();
+    // A second release can begin; while it is under way, a third cannot.
+    let to = bundle.begin().unwrap();
+    assert_eq!(bundle.begin().unwrap_err().code, Code::Failed);
+    assert!(to.exists() && secret.exists());
+    bundle.forget_key().unwrap();
+    assert!(!to.exists() && !secret.exists());
 
     let (_, _, other) = lawful("given-elsewhere");
     let other = WORLD.open(&other).unwrap();
