@@ -172,5 +172,7 @@ pub fn keyring_path(mandate: &Path) -> PathBuf {
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     durable::read_bounded(path, MAX_FILE)
-        .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+        .map_err(|error| Failure::usage(format!("{}: {error}", path.display())).hint(
+            "the ceremony seals mandate.signed and mandate.keys; both are public, and lie beside each other wherever a configuration names them",
+        ))
 }

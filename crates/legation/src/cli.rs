@@ -171,17 +171,32 @@ fn refuse(error: &clap::Error, json: bool) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if json {
-        let text = error.to_string();
-        let message = text
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .trim_start_matches("error: ");
-        tell(&Failure::usage(message), true);
+        tell(&usage(&error.to_string()), true);
     } else {
         let _ = error.print();
     }
     ExitCode::from(Code::Usage as u8)
+}
+
+/// All that clap says of an error, in one line: up to the usage, with its tips as the hint.
+fn usage(text: &str) -> Failure {
+    let said: Vec<_> = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
+        .filter(|line| !line.is_empty())
+        .collect();
+    let (tips, message): (Vec<_>, Vec<_>) =
+        said.into_iter().partition(|line| line.starts_with("tip: "));
+    let failure = Failure::usage(message.join(" ").trim_start_matches("error: "));
+    if tips.is_empty() {
+        return failure;
+    }
+    let tips: Vec<_> = tips
+        .iter()
+        .map(|tip| tip.trim_start_matches("tip: "))
+        .collect();
+    failure.hint(tips.join("; "))
 }
 
 fn init_logs(global: &Global) {

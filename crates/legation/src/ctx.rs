@@ -59,6 +59,18 @@ impl Ctx {
         Ok(person)
     }
 
+    /// As [`Ctx::person`], for what can also be done on a machine that is not set up: none when none was named and none
+    /// is where it usually lies. One that is there and does not hold is an error, not none.
+    ///
+    /// # Errors
+    /// When it does not parse, or is of another state than `LEGATION_STATE`.
+    pub fn person_if_any(&self) -> Result<Option<crate::config::person::Person>, Failure> {
+        if self.config.is_none() && !crate::config::person::usual_place().exists() {
+            return Ok(None);
+        }
+        self.person().map(Some)
+    }
+
     /// A long step called `what`, counted in `unit`, that a person watches and may break off.
     pub fn watch(&self, what: &str, unit: &'static str) -> Watch {
         Watch::new(self.out.progress(what, unit, None), &self.stop)

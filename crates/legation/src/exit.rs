@@ -128,6 +128,25 @@ impl Failure {
         self
     }
 
+    /// Fails with all of them, if there are any: the code of the first, and what each says.
+    ///
+    /// # Errors
+    /// When there is one.
+    pub fn all(failures: Vec<Failure>) -> Result<(), Failure> {
+        let mut failures = failures.into_iter();
+        let Some(mut first) = failures.next() else {
+            return Ok(());
+        };
+        for other in failures {
+            first.message = format!("{}; also: {}", first.message, other.message);
+            first.hint = match (first.hint, other.hint) {
+                (Some(first), Some(other)) if first != other => Some(format!("{first}; {other}")),
+                (first, other) => first.or(other),
+            };
+        }
+        Err(first)
+    }
+
     /// One line of JSON for standard error.
     pub fn to_json(&self) -> String {
         let wire = Wire {

@@ -115,7 +115,12 @@ impl Identity {
     pub fn load(path: &Path, role: Role) -> Result<Identity, Failure> {
         crate::config::check_private(path).map_err(|failure| match failure.hint {
             Some(_) => failure,
-            None => failure.hint(format!("legation {} --init makes one", role.word())),
+            None => failure.hint(match role {
+                Role::Agent | Role::Embassy => format!("legation {} --init makes one", role.word()),
+                Role::Client => {
+                    "legation officer new NAME --client --out FILE makes one".to_owned()
+                }
+            }),
         })?;
         if std::fs::metadata(path)?.len() > MAX_FILE {
             return Err(Failure::usage(format!(

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use legation_core::statement::text::is_allowed;
 use serde::Serialize;
 
 /// Nothing shorter than this shows progress.
@@ -234,6 +235,27 @@ fn bar_for(what: &str, unit: &str, total: Option<u64>, elapsed: Duration) -> Pro
     bar.with_elapsed(elapsed)
 }
 
+/// Bytes that others chose, such as the name of a captured file, as they can be shown at a terminal: what would move
+/// the cursor, turn the line around or not be seen is written as an escape, and so is what is no UTF-8.
+pub fn shown(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            // Signed texts stay in the basic plane; names of files need not, but for its invisible tags.
+            let beyond = u32::from(c) >= 0x1_0000 && !(0xE_0000..0xF_0000).contains(&u32::from(c));
+            match c {
+                '\\' => text.push_str("\\\\"),
+                c if is_allowed(c) || beyond => text.push(c),
+                c => text.extend(c.escape_default()),
+            }
+        }
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    text
+}
+
 /// The value as one JSON object with its `message_type`.
 fn tagged(message_type: &str, value: &impl Serialize) -> String {
     let mut object = serde_json::Map::new();
@@ -254,4 +276,23 @@ fn tagged(message_type: &str, value: &impl Serialize) -> String {
 fn write_line(text: &str) {
     let mut stdout = std::io::stdout().lock();
     let _ = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_write_to_the_terminal() {
+        for (name, wanted) in [
+            (&b"acts/1995/29.xml"[..], "acts/1995/29.xml"),
+            ("põhiseadus 🏛".as_bytes(), "põhiseadus 🏛"),
+            (b"a\x1b[2Jb\nc", "a\\u{1b}[2Jb\\nc"),
+            ("gpj.\u{202e}exe".as_bytes(), "gpj.\\u{202e}exe"),
+            ("a\u{200b}\u{e0041}".as_bytes(), "a\\u{200b}\\u{e0041}"),
+            (b"a\xffb\\n", "a\\xffb\\\\n"),
+        ] {
+            assert_eq!(shown(name), wanted);
+        }
+    }
 }

@@ -1,11 +1,14 @@
 //! The wish to stop: set once by SIGINT or SIGTERM, seen by every thread within a moment.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::exit::Failure;
 
 /// A flag that goes up once. Clones share it.
+///
+/// A second signal ends the process at once, unless something is [held](Stop::hold) that must not stay behind: then it
+/// only hastens.
 #[derive(Debug, Clone, Default)]
 pub struct Stop {
     inner: Arc<Inner>,
@@ -13,8 +16,25 @@ pub struct Stop {
 
 #[derive(Debug, Default)]
 struct Inner {
-    up: Mutex<bool>,
+    wish: Mutex<Wish>,
     changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Wish {
+    up: bool,
+    hasty: bool,
+    held: usize,
+}
+
+/// While it lives, no signal ends the process before its time.
+#[derive(Debug)]
+pub struct Held(Stop);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.wish().held -= 1;
+    }
 }
 
 impl Stop {
@@ -23,7 +43,8 @@ impl Stop {
         Stop::default()
     }
 
-    /// A flag that SIGINT and SIGTERM raise; a second signal ends the process at once.
+    /// A flag that SIGINT, SIGTERM, SIGQUIT and a terminal that goes away raise; a second signal ends the process at once, or
+    /// hastens it where something is held.
     ///
     /// # Errors
     /// When the system refuses the thread or the handlers.
@@ -36,8 +57,16 @@ impl Stop {
         let guard = runtime.enter();
         let mut interrupt =
             tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+        let mut quit = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::quit())?;
         let mut terminate =
             tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        // Whoever started us with nohup wants us to outlive the terminal.
+        let mut hangup = match hangup_ignored() {
+            true => None,
+            false => Some(tokio::signal::unix::signal(
+                tokio::signal::unix::SignalKind::hangup(),
+            )?),
+        };
         drop(guard);
         std::thread::Builder::new()
             .name("signals".into())
@@ -47,32 +76,101 @@ impl Stop {
                         tokio::select! {
                             _ = interrupt.recv() => {}
                             _ = terminate.recv() => {}
+                            _ = quit.recv() => {}
+                            _ = gone(hangup.as_mut()) => {}
                         }
-                        if raised.is_up() {
-                            std::process::exit(i32::from(crate::exit::Code::Interrupted as u8));
-                        }
-                        raised.raise();
+                        raised.signalled();
                     }
                 });
             })?;
         Ok(stop)
     }
 
+    /// Keeps signals from ending the process while the result lives: something is there that must be taken away first.
+    #[must_use]
+    pub fn hold(&self) -> Held {
+        self.wish().held += 1;
+        Held(self.clone())
+    }
+
     /// Raises the flag and wakes whoever waits.
     pub fn raise(&self) {
-        *self.inner.up.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.wish().up = true;
+        self.inner.changed.notify_all();
+    }
+
+    /// One signal.
+    fn signalled(&self) {
+        let mut wish = self.wish();
+        if wish.up && wish.held == 0 {
+            // Under the lock: nobody can begin to hold something meanwhile.
+            std::process::exit(i32::from(crate::exit::Code::Interrupted as u8));
+        }
+        wish.hasty = wish.up;
+        wish.up = true;
+        drop(wish);
         self.inner.changed.notify_all();
     }
 
     /// Whether stopping was asked for.
     pub fn is_up(&self) -> bool {
-        *self.inner.up.lock().unwrap_or_else(PoisonError::into_inner)
+        self.wish().up
+    }
+
+    /// Whether it was asked for a second time: what may be cut short is.
+    pub fn is_hasty(&self) -> bool {
+        self.wish().hasty
     }
 
     /// Sleeps for `time`, or less when stopping is asked for; returns whether it was.
     pub fn wait(&self, time: Duration) -> bool {
-        let up = self.inner.up.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.inner.changed.wait_timeout_while(up, time, |up| !*up);
-        *waited.unwrap_or_else(PoisonError::into_inner).0
+        let waited = self
+            .inner
+            .changed
+            .wait_timeout_while(self.wish(), time, |wish| !wish.up);
+        waited.unwrap_or_else(PoisonError::into_inner).0.up
+    }
+
+    fn wish(&self) -> MutexGuard<'_, Wish> {
+        self.inner
+            .wish
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits for the terminal to go away; for ever, if that is no concern of ours.
+async fn gone(hangup: Option<&mut tokio::signal::unix::Signal>) {
+    match hangup {
+        Some(hangup) => drop(hangup.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether SIGHUP, signal 1, was ignored when we were started.
+fn hangup_ignored() -> bool {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = text.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & 1 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_signal_only_hastens_while_something_is_held() {
+        let stop = Stop::new();
+        let held = stop.hold();
+        stop.signalled();
+        assert!(stop.is_up() && !stop.is_hasty());
+        assert!(stop.wait(Duration::from_secs(600)));
+        stop.signalled();
+        stop.signalled();
+        assert!(stop.is_hasty());
+        drop(held);
+        assert_eq!(stop.wish().held, 0);
     }
 }

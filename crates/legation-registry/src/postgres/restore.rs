@@ -150,6 +150,8 @@ pub enum TcpAuth {
     Scram,
     /// Not at all: for demonstrations on a loopback address.
     Trust,
+    /// Nobody is let in until [`Server::admit`](super::Server::admit).
+    Reject,
 }
 
 /// How the restored server is to run.
@@ -388,13 +390,34 @@ fn access(serve: &Serve) -> String {
          local replication all trust\n",
     );
     if !serve.listen.is_empty() {
-        let method = match serve.tcp_auth {
-            TcpAuth::Scram => "scram-sha-256",
-            TcpAuth::Trust => "trust",
-        };
-        text.push_str(&format!("host all all all {method}\n"));
+        text.push_str(&over_tcp(serve.tcp_auth));
     }
     text
+}
+
+fn over_tcp(auth: TcpAuth) -> String {
+    let method = match auth {
+        TcpAuth::Scram => "scram-sha-256",
+        TcpAuth::Trust => "trust",
+        TcpAuth::Reject => "reject",
+    };
+    format!("host all all all {method}\n")
+}
+
+/// Replaces how logins over TCP are checked in the file of a running server, which reads it when it is told to.
+pub(super) fn admit(data_dir: &Path, auth: TcpAuth, run_as: Option<&RunAs>) -> Result<()> {
+    let path = data_dir.join("pg_hba.conf");
+    let text = fs::read_to_string(&path).at(|| path.display().to_string())?;
+    let mut lines: Vec<_> = text.lines().filter(|l| !l.starts_with("host ")).collect();
+    let host = over_tcp(auth);
+    lines.push(&host);
+    let new = data_dir.join("pg_hba.conf.new");
+    remove(&new)?;
+    write_new(&new, lines.join("\n").as_bytes())?;
+    if let Some(user) = run_as {
+        chown(&new, Some(user.uid), Some(user.gid)).at(|| new.display().to_string())?;
+    }
+    fs::rename(&new, &path).at(|| path.display().to_string())
 }
 
 /// Our own `postgresql.conf`. Everything not named keeps PostgreSQL's default, which reaches nowhere; what could reach

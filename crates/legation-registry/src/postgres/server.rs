@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::conn::{Conn, Row};
 use super::probe::column;
-use super::restore::{Plan, Serve};
+use super::restore::{Plan, Serve, TcpAuth};
 use super::url::{ConnectConfig, Host};
 use super::walfile::segment_start;
 use crate::error::Context;
@@ -26,6 +26,8 @@ const MAX_WAIT: Duration = Duration::from_millis(100);
 /// How long a fast stop may take before it becomes an immediate one, and that before it becomes a kill.
 const FAST_STOP: Duration = Duration::from_secs(60);
 const IMMEDIATE_STOP: Duration = Duration::from_secs(10);
+/// How long a server may take to read its configuration again: it does so between two connections.
+const RELOAD: Duration = Duration::from_secs(30);
 /// How much of the log's end is searched for the reason of a failed start.
 const LOG_TAIL: u64 = 64 << 10;
 
@@ -63,7 +65,10 @@ impl RunAs {
     }
 
     /// Whether starting can work: root must name somebody else, others can only be themselves.
-    pub(crate) fn check(run_as: Option<&RunAs>) -> Result<()> {
+    ///
+    /// # Errors
+    /// Says who cannot run it, and what to name.
+    pub fn check(run_as: Option<&RunAs>) -> Result<()> {
         let me = rustix::process::geteuid().as_raw();
         match run_as {
             None if me == 0 => Err(Error::refused(
@@ -371,6 +376,32 @@ impl Server {
         Ok(conn.scalar(sql)?.as_deref() == Some("t"))
     }
 
+    /// Lets clients in over TCP, which [`TcpAuth::Reject`] kept out since the start; returns once that counts.
+    ///
+    /// # Errors
+    /// When the server does not take it.
+    pub fn admit(&self, auth: TcpAuth) -> Result<()> {
+        let loaded = || self.sql(Some("postgres"), "select pg_conf_load_time()");
+        let before = loaded()?;
+        super::restore::admit(&self.data_dir, auth, self.run_as.as_ref())?;
+        self.sql(Some("postgres"), "select pg_reload_conf()")?;
+        let until = Instant::now() + RELOAD;
+        // Every session is a child of the postmaster, and knows of when that has read its configuration.
+        while loaded()? == before {
+            if Instant::now() > until {
+                return Err(Error::refused(
+                    format!(
+                        "the server did not read pg_hba.conf again within {} s",
+                        RELOAD.as_secs()
+                    ),
+                    format!("read {}", self.log.display()),
+                ));
+            }
+            std::thread::sleep(MIN_WAIT);
+        }
+        Ok(())
+    }
+
     /// How far it replayed, by its own account; ask before anything is written.
     pub fn replayed(&self) -> Result<Replayed> {
         let rows = self.sql(
@@ -439,14 +470,22 @@ impl Server {
 
     /// Stops it and waits until it is gone.
     pub fn stop(mut self, how: Shutdown) -> Result<()> {
-        self.end(how)
+        self.end(how, &|| false)
     }
 
-    fn end(&mut self, how: Shutdown) -> Result<()> {
-        if how == Shutdown::Fast && self.signal_and_wait(Signal::INT, FAST_STOP)? {
+    /// Stops it fast, and at once as soon as `hasty` says so; waits until it is gone.
+    ///
+    /// # Errors
+    /// When the system cannot say whether it is gone.
+    pub fn stop_unless(mut self, hasty: &dyn Fn() -> bool) -> Result<()> {
+        self.end(Shutdown::Fast, hasty)
+    }
+
+    fn end(&mut self, how: Shutdown, hasty: &dyn Fn() -> bool) -> Result<()> {
+        if how == Shutdown::Fast && self.signal_and_wait(Signal::INT, FAST_STOP, hasty)? {
             return Ok(());
         }
-        if self.signal_and_wait(Signal::QUIT, IMMEDIATE_STOP)? {
+        if self.signal_and_wait(Signal::QUIT, IMMEDIATE_STOP, &|| false)? {
             return Ok(());
         }
         self.child
@@ -456,7 +495,13 @@ impl Server {
         Ok(())
     }
 
-    fn signal_and_wait(&mut self, signal: Signal, within: Duration) -> Result<bool> {
+    /// Whether it was gone within that time, or before `give_up` said so.
+    fn signal_and_wait(
+        &mut self,
+        signal: Signal,
+        within: Duration,
+        give_up: &dyn Fn() -> bool,
+    ) -> Result<bool> {
         let gone = |child: &mut Child| {
             child
                 .try_wait()
@@ -470,7 +515,7 @@ impl Server {
         let _ = kill_process(pid, signal);
         let until = Instant::now() + within;
         let mut pause = MIN_WAIT;
-        while Instant::now() < until {
+        while Instant::now() < until && !give_up() {
             if gone(&mut self.child)? {
                 return Ok(true);
             }
@@ -483,7 +528,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Err(e) = self.end(Shutdown::Immediate) {
+        if let Err(e) = self.end(Shutdown::Immediate, &|| false) {
             tracing::error!(
                 pid = self.child.id(),
                 "the server could not be stopped: {e}"

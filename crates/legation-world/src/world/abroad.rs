@@ -288,6 +288,21 @@ impl Live {
         Ok(all)
     }
 
+    /// What it has said so far, on both outputs.
+    pub fn said(&self) -> String {
+        self.daemon.said()
+    }
+
+    /// Sends it a signal, and does not wait.
+    pub fn signal(&self, signal: Signal) {
+        self.daemon.signal(signal);
+    }
+
+    /// Waits until it ends, at most so long.
+    pub fn wait(&mut self, most: Duration) -> Option<std::process::ExitStatus> {
+        self.daemon.wait(most)
+    }
+
     /// Seals: tells it to end, and waits.
     pub fn seal(mut self) -> Result<()> {
         let status = self.daemon.stop(Signal::TERM)?;

@@ -26,3 +26,17 @@ fn visit(command: &clap::Command, name: &str, lacking: &mut Vec<String>) {
 fn the_command_line_is_consistent() {
     Cli::command().debug_assert();
 }
+
+#[test]
+fn a_usage_error_is_told_whole_to_programs() {
+    use clap::Parser;
+    let said = |args: &[&str]| super::usage(&Cli::try_parse_from(args).unwrap_err().to_string());
+    let failure = said(&["legation", "order", "approve", "order.txt"]);
+    for option in ["--annex <FILE>", "--as <NAME>", "--ssh-key <KEY>"] {
+        assert!(failure.message.contains(option), "{failure}");
+    }
+    assert!(!failure.message.contains("Usage"), "{failure}");
+    let failure = said(&["legation", "verfy"]);
+    assert!(failure.message.contains("verfy"), "{failure}");
+    assert!(failure.hint.unwrap().contains("verify"));
+}

@@ -125,17 +125,21 @@ fn found(args: &Found, ctx: &Ctx) -> Result<(), Failure> {
         format!(
             "{} officers, any {} open, at least {} of them abroad; {} generations dealt\n\
              home: {}    abroad: {}\n\
-             next: each officer proves his share (`legation officer prove`) and signs {}:\n  \
-             ssh-keygen -Y sign -f KEY -n {} {}",
+             next: each officer, as NAME, proves his share and signs the mandate:\n  \
+             legation officer prove {out}/shares/NAME.share.age --age-identity NAME.age --mandate {mandate} \
+             --as NAME --ssh-key KEY --out {out}/NAME.proof\n  \
+             ssh-keygen -Y sign -f KEY -n {namespace} {mandate}\n  \
+             mv {mandate}.sig {mandate}.NAME.sig\n\
+             then, when all have: legation ceremony seal {out}",
             args.of,
             args.need,
             args.abroad,
             file.generations,
             names(false).join(" "),
             names(true).join(" "),
-            prove::MANDATE,
-            Mandate::HEADER,
-            args.out.join(prove::MANDATE).display(),
+            out = args.out.display(),
+            mandate = args.out.join(prove::MANDATE).display(),
+            namespace = Mandate::HEADER,
         ),
     );
     Ok(())

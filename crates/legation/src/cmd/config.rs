@@ -1,12 +1,19 @@
 //! `legation config`: checks and shows configuration.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use legation_core::id::{RegistryId, StateId};
 use serde::Serialize;
 
+use crate::agent::writer::Writer;
+use crate::charter::Charter;
+use crate::config::locators::Locators;
 use crate::config::{agent, embassy, person};
 use crate::ctx::Ctx;
-use crate::exit::Failure;
+use crate::exit::{Code, Failure};
+use crate::identity::{Identity, Role};
+use crate::officers::names::Names;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -19,7 +26,7 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
-    /// Say whether it is well-formed, and which catalogue fields are still empty
+    /// Say all that its role would refuse at its start, and which catalogue fields are still empty
     #[command(after_help = "Example:\n  legation config check --config /etc/legation/embassy.toml")]
     Check {
         /// Whose configuration it is
@@ -88,43 +95,119 @@ fn read(path: &Path, of: Of) -> Result<Config, Failure> {
     }
 }
 
+/// Whatever the role would refuse at its start is told now, all of it.
 fn check(config: &Config, path: &Path, ctx: &Ctx) -> Result<(), Failure> {
-    let mut files = Vec::new();
+    let mut wrong = Vec::new();
     match config {
-        Config::Agent(config) => {
-            for registry in &config.registry {
-                let empty = registry.empty_fields();
-                if !empty.is_empty() {
-                    ctx.out.fact(
-                        "empty",
-                        &serde_json::json!({ "registry": registry.name, "fields": empty }),
-                        format!("{}: still empty: {}", registry.name, empty.join(", ")),
-                    );
-                }
-            }
-            files.extend([&config.mandate, &config.identity.file, &config.locators]);
-        }
-        Config::Embassy(config) => {
-            files.push(&config.identity.file);
-            files.extend(config.state.iter().map(|state| &state.mandate));
-        }
-        Config::Person(config) => {
-            files.extend([&config.mandate, &config.identity.file, &config.locators])
-        }
+        Config::Agent(config) => agent(config, ctx, &mut wrong),
+        Config::Embassy(config) => embassy(config, ctx, &mut wrong),
+        Config::Person(config) => person(config, ctx, &mut wrong),
     }
-    if let Some(missing) = files.into_iter().find(|file| !file.exists()) {
-        return Err(Failure::usage(format!(
-            "{} names {}, which is not there",
-            path.display(),
-            missing.display()
-        )));
-    }
+    Failure::all(wrong).map_err(|failure| failure.during(path.display()))?;
     ctx.out.fact(
         "checked",
         &serde_json::json!({ "file": path }),
-        format!("{}: well-formed", path.display()),
+        format!("{}: well-formed, and what it names holds", path.display()),
     );
     Ok(())
+}
+
+/// Keeps what went wrong, and goes on.
+fn keep<T>(result: Result<T, Failure>, wrong: &mut Vec<Failure>) -> Option<T> {
+    result.map_err(|failure| wrong.push(failure)).ok()
+}
+
+fn agent(config: &agent::Agent, ctx: &Ctx, wrong: &mut Vec<Failure>) {
+    for registry in &config.registry {
+        let empty = registry.empty_fields();
+        if !empty.is_empty() {
+            ctx.out.fact(
+                "empty",
+                &serde_json::json!({ "registry": registry.name, "fields": empty }),
+                format!("{}: still empty: {}", registry.name, empty.join(", ")),
+            );
+        }
+    }
+    let charter = charter(&config.mandate, &config.state, wrong);
+    let file = ctx.identity.as_ref().unwrap_or(&config.identity.file);
+    let identity = keep(Identity::load(file, Role::Agent), wrong);
+    if let (Some(charter), Some(identity)) = (&charter, &identity) {
+        keep(Writer::new(Arc::new(charter.clone()), identity), wrong);
+    }
+    for registry in &config.registry {
+        let id = registry.id.parse::<RegistryId>().map_err(|why| {
+            Failure::usage(format!(
+                "registry {:?}: id {:?}: {why}",
+                registry.name, registry.id
+            ))
+            .hint("the ceremony wrote the ids of the registries into registries.toml")
+        });
+        let id = keep(id, wrong);
+        if let (Some(charter), Some(id)) = (&charter, id) {
+            keep(charter.registry(id), wrong);
+        }
+    }
+    locators(&config.locators, charter.as_ref(), wrong);
+}
+
+fn embassy(config: &embassy::Embassy, ctx: &Ctx, wrong: &mut Vec<Failure>) {
+    let file = ctx.identity.as_ref().unwrap_or(&config.identity.file);
+    let identity = keep(Identity::load(file, Role::Embassy), wrong);
+    let key = identity.and_then(|identity| keep(identity.signing_key(), wrong));
+    if config.state.is_empty() {
+        wrong.push(super::embassy::no_state());
+    }
+    for state in &config.state {
+        let Some(charter) = keep(Charter::load(&state.mandate), wrong) else {
+            continue;
+        };
+        let row = keep(charter.embassy(&config.label), wrong);
+        if let (Some(row), Some(key)) = (row, &key)
+            && row.key != key.verifying_key().id()
+        {
+            wrong.push(
+                Failure::new(
+                    Code::WrongKey,
+                    format!(
+                        "{} is not the key that the mandate gives to embassy {}",
+                        file.display(),
+                        config.label
+                    ),
+                )
+                .hint("compare the card that the ceremony was given with this identity's"),
+            );
+        }
+    }
+    keep(super::embassy::listen(config), wrong);
+}
+
+fn person(config: &person::Person, ctx: &Ctx, wrong: &mut Vec<Failure>) {
+    let charter = charter(&config.mandate, &config.state, wrong);
+    let file = ctx.identity.as_ref().unwrap_or(&config.identity.file);
+    keep(Identity::load(file, Role::Client), wrong);
+    locators(&config.locators, charter.as_ref(), wrong);
+    keep(Names::of_person(config), wrong);
+}
+
+/// The mandate, of the state that the configuration names.
+fn charter(mandate: &Path, state: &str, wrong: &mut Vec<Failure>) -> Option<Charter> {
+    let known = state.parse::<StateId>().map_err(|why| {
+        Failure::usage(format!("state {state:?}: {why}"))
+            .hint("`legation ceremony seal` printed the state's fingerprint, lgn1-…")
+    });
+    match keep(known, wrong) {
+        Some(_) => keep(Charter::load_of(mandate, state), wrong),
+        None => keep(Charter::load(mandate), wrong),
+    }
+}
+
+fn locators(path: &Path, charter: Option<&Charter>, wrong: &mut Vec<Failure>) {
+    let Some(locators) = keep(Locators::load(path), wrong) else {
+        return;
+    };
+    for row in charter.map_or(&[][..], |charter| &charter.mandate.embassy) {
+        keep(locators.of(row.label.as_str()), wrong);
+    }
 }
 
 fn show(config: &impl Serialize, ctx: &Ctx) -> Result<(), Failure> {

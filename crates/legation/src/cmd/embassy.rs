@@ -57,10 +57,8 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
     Ok(())
 }
 
-fn server_config(
-    config: &config::embassy::Embassy,
-    identity: &Identity,
-) -> Result<EmbassyConfig, Failure> {
+/// Where it listens.
+pub(super) fn listen(config: &config::embassy::Embassy) -> Result<Vec<SocketAddr>, Failure> {
     let mut listen = Vec::new();
     for address in &config.listen {
         let addresses = address.to_socket_addrs().map_err(|error| {
@@ -69,6 +67,18 @@ fn server_config(
         })?;
         listen.extend(addresses);
     }
+    Ok(listen)
+}
+
+pub(super) fn no_state() -> Failure {
+    Failure::usage("the configuration names no [[state]]").hint("add its mandate and quota")
+}
+
+fn server_config(
+    config: &config::embassy::Embassy,
+    identity: &Identity,
+) -> Result<EmbassyConfig, Failure> {
+    let listen = listen(config)?;
     let mut states = Vec::new();
     let mut tls_name = config.label.clone();
     for state in &config.state {
@@ -82,8 +92,7 @@ fn server_config(
         });
     }
     if states.is_empty() {
-        return Err(Failure::usage("the configuration names no [[state]]")
-            .hint("add its mandate and quota"));
+        return Err(no_state());
     }
     Ok(EmbassyConfig {
         label: config.label.clone(),

@@ -158,8 +158,11 @@ fn show(
         }
         let leaf = ledger.mirror.entry(index)?;
         let Ok(entry) = Entry::parse(&leaf) else {
-            ctx.out
-                .line(format!("entry {index}: this is no entry of a log"));
+            ctx.out.fact(
+                "entry",
+                &serde_json::json!({ "index": index, "error": "this is no entry of a log" }),
+                format!("entry {index}: this is no entry of a log"),
+            );
             continue;
         };
         let first = entry.signed.text().lines().next().unwrap_or_default();

@@ -1,12 +1,15 @@
 //! `legation ls`: files of a version.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use legation_core::manifest::{Entry, EntryKind};
 
 use crate::ctx::Ctx;
 use crate::desk::Desk;
-use crate::exit::Failure;
+use crate::exit::{Code, Failure};
+use crate::output::shown;
 use crate::recover::grant::{self, Asked};
 
 /// Arguments.
@@ -21,7 +24,7 @@ pub struct Args {
     version: String,
     /// Only what begins with this path
     #[arg(default_value = "")]
-    prefix: String,
+    prefix: OsString,
     /// The grant that opens it
     #[arg(long, value_name = "FILE")]
     order: Option<PathBuf>,
@@ -44,30 +47,42 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
     let reader = job.open(&keep)?;
     for (at, source) in reader.root().sources.iter().enumerate() {
         reader.walk(at, args.prefix.as_bytes(), &mut |entry| {
-            let path = String::from_utf8_lossy(&entry.path);
+            let mut value = serde_json::json!({
+                "source": source.name, "path": String::from_utf8_lossy(&entry.path), "kind": kind(&entry).1,
+                "mode": format!("{:04o}", entry.mode), "uid": entry.uid, "gid": entry.gid, "size": entry.size,
+                "mtime": modified(&entry),
+            });
+            if std::str::from_utf8(&entry.path).is_err() {
+                value["path_hex"] = hex(&entry.path).into();
+            }
             ctx.out.fact(
                 "entry",
-                &serde_json::json!({
-                    "source": source.name, "path": path, "kind": kind(&entry).1, "mode": format!("{:04o}", entry.mode),
-                    "uid": entry.uid, "gid": entry.gid, "size": entry.size, "mtime": modified(&entry),
-                }),
+                &value,
                 format!(
-                    "{}{:04o} {:>6} {:>6} {:>12} {} {path}",
+                    "{}{:04o} {:>6} {:>6} {:>12} {} {}",
                     kind(&entry).0,
                     entry.mode,
                     entry.uid,
                     entry.gid,
                     entry.size,
-                    modified(&entry)
+                    modified(&entry),
+                    shown(&entry.path)
                 ),
             );
             Ok(!ctx.stop.is_up())
         })?;
+        if ctx.stop.is_up() {
+            return Err(Failure::new(Code::Interrupted, "interrupted"));
+        }
     }
     Ok(())
 }
 
-fn kind(entry: &Entry) -> (char, &'static str) {
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(super) fn kind(entry: &Entry) -> (char, &'static str) {
     match entry.kind {
         EntryKind::File => ('-', "file"),
         EntryKind::Dir => ('d', "directory"),

@@ -5,6 +5,9 @@ mod submit;
 
 use std::path::{Path, PathBuf};
 
+use legation_core::id::StateId;
+use legation_core::statement::{Annex, Order, Time};
+
 use crate::charter::Charter;
 use crate::ctx::Ctx;
 use crate::desk::Desk;
@@ -118,7 +121,21 @@ fn show(args: &Show, ctx: &Ctx) -> Result<(), Failure> {
         .as_deref()
         .map(|path| orders::load_annex(path, &order))
         .transpose()?;
-    let names = names(ctx);
+    let names = names(ctx)?;
+    if let Some(annex) = &annex {
+        orders::agree(annex, &names)?;
+    }
+    box_of(&order, annex.as_ref(), &names, now()?, ctx);
+    Ok(())
+}
+
+/// What an officer reads before he signs.
+fn box_of(order: &Order, annex: Option<&Annex>, names: &Names, now: Time, ctx: &Ctx) {
+    let title = |id| {
+        let rows = annex.map(|annex| annex.registry.as_slice());
+        let row = rows.unwrap_or_default().iter().find(|row| row.id == id);
+        row.map(|row| row.title.to_string())
+    };
     ctx.out.fact(
         "order",
         &serde_json::json!({
@@ -126,39 +143,52 @@ fn show(args: &Show, ctx: &Ctx) -> Result<(), Failure> {
             "not_before": order.not_before.to_string(), "expires": order.expires.to_string(), "sha256": order.id(),
             "embassy": order.embassy.as_str(), "grant": order.grant.to_string(),
             "registries": order.registry.iter().map(|row| serde_json::json!({
-                "id": row.registry, "epochs": row.epochs.to_string(),
-                "title": annex.as_ref().and_then(|annex| annex.registry.iter().find(|title| title.id == row.registry))
-                    .map(|title| title.title.to_string()),
+                "id": row.registry, "epochs": row.epochs.to_string(), "title": title(row.registry),
             })).collect::<Vec<_>>(),
-            "reason": annex.as_ref().map(|annex| annex.reason.to_string()),
+            "reason": annex.map(|annex| annex.reason.to_string()),
         }),
-        orders::show(&order, annex.as_ref(), &names, now()?),
+        orders::show(order, annex, names, now),
     );
-    Ok(())
 }
 
 fn approve(args: &Approve, ctx: &Ctx) -> Result<(), Failure> {
     let mandate = match &args.mandate {
-        Some(path) => Some(prove::load_mandate(path)?.0),
-        None => ctx
-            .person()
-            .ok()
-            .and_then(|person| Charter::load(&person.mandate).ok())
-            .map(|charter| charter.mandate),
+        Some(path) => {
+            let (mandate, text) = prove::load_mandate(path)?;
+            Some((StateId::of_mandate(text.as_bytes()), mandate))
+        }
+        None => match ctx.person_if_any()? {
+            Some(person) => {
+                let charter = Charter::load_of(&person.mandate, &person.state)?;
+                Some((charter.state, charter.mandate))
+            }
+            None => None,
+        },
     };
     let told = orders::Approve {
         order: &args.order,
         annex: &args.annex,
         officer: &args.officer,
         ssh_key: &args.ssh_key,
-        mandate: mandate.as_ref(),
+        mandate: mandate.as_ref().map(|(state, mandate)| (*state, mandate)),
     };
     let (order, _) = orders::load(&args.order)?;
     same_state(ctx, &order.state.to_string())?;
-    let (order, path) = orders::approve(told, now()?)?;
+    if mandate.is_none() {
+        ctx.out.note(format!(
+            "no mandate is at hand: neither the state {} nor that {} is an officer with this key was checked; --mandate FILE does",
+            order.state, args.officer
+        ));
+    }
+    let (names, now) = (names(ctx)?, now()?);
+    let (order, path) = orders::approve(told, &names, now, &|order, annex| {
+        box_of(order, Some(annex), &names, now, ctx);
+    })?;
     ctx.out.fact(
         "approved",
-        &serde_json::json!({ "order": order.order, "officer": args.officer, "signature": path }),
+        &serde_json::json!({
+            "order": order.order, "officer": args.officer, "signature": path, "checked": mandate.is_some(),
+        }),
         format!(
             "{} approved order {}\nsignature {}",
             args.officer,
@@ -178,7 +208,7 @@ fn release(args: &Release, ctx: &Ctx) -> Result<(), Failure> {
             "release-key",
             &serde_json::json!({ "order": bundle.order().order, "key": path }),
             format!(
-                "one-time key for order {}: {}\nsend it to the officers elsewhere: \
+                "one-time key for order {}: {}\nits secret half stays on this machine, beside the bundle, until the release is written\nsend it to the officers elsewhere: \
                  legation officer give SHARE --age-identity KEY --to {} --out SHARE.given",
                 bundle.order().order,
                 path.display(),
@@ -221,7 +251,7 @@ fn release(args: &Release, ctx: &Ctx) -> Result<(), Failure> {
             out.display()
         ),
     );
-    Ok(())
+    bundle.forget_key()
 }
 
 fn list(ctx: &Ctx) -> Result<(), Failure> {
@@ -255,19 +285,19 @@ fn list(ctx: &Ctx) -> Result<(), Failure> {
 }
 
 /// What registries are called here, if anybody told us; an order can be read without.
-fn names(ctx: &Ctx) -> Names {
-    ctx.person()
-        .ok()
-        .and_then(|person| Names::of_person(&person).ok())
-        .unwrap_or_default()
+fn names(ctx: &Ctx) -> Result<Names, Failure> {
+    match ctx.person_if_any()? {
+        Some(person) => Names::of_person(&person),
+        None => Ok(Names::default()),
+    }
 }
 
 /// Refuses an order of another state than the one this machine is set up for.
 fn same_state(ctx: &Ctx, state: &str) -> Result<(), Failure> {
-    let known = ctx
-        .state
-        .clone()
-        .or_else(|| ctx.person().ok().map(|person| person.state));
+    let known = match &ctx.state {
+        Some(known) => Some(known.clone()),
+        None => ctx.person_if_any()?.map(|person| person.state),
+    };
     match known {
         Some(known) if known != state => Err(Failure::new(
             Code::Refused,

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use legation_core::statement::Tier;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::Layout;
@@ -12,6 +13,7 @@ use crate::config::{self, units};
 use crate::ctx::Ctx;
 use crate::exit::{Code, Failure};
 use crate::line;
+use crate::officers::names::Names;
 
 /// An agent that has not reported for this long is not running.
 const SILENT: Duration = Duration::from_secs(10);
@@ -42,6 +44,7 @@ struct Probe {
 #[derive(Serialize)]
 struct Abroad {
     registry: String,
+    name: String,
     tier: String,
     term: u32,
     version: Option<u32>,
@@ -53,6 +56,25 @@ struct Abroad {
     epochs: u32,
     gaps: usize,
     fenced: bool,
+    rpo_ms: u64,
+    late: bool,
+}
+
+/// How old a registry of this tier may be abroad.
+fn rpo(tier: Tier) -> Duration {
+    match tier {
+        Tier::T0 => config::agent::Tier::T0,
+        Tier::T1 => config::agent::Tier::T1,
+        Tier::T2 => config::agent::Tier::T2,
+        Tier::T3 => config::agent::Tier::T3,
+    }
+    .rpo()
+}
+
+/// Whether what is abroad of a registry, if anything, is older than its tier allows.
+fn is_late(tier: Tier, version: Option<u32>, age_ms: Option<u64>) -> bool {
+    let old = age_ms.is_none_or(|age| Duration::from_millis(age) > rpo(tier));
+    version.is_none() || old
 }
 
 /// Shows it.
@@ -85,7 +107,12 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
 }
 
 fn spool_of(path: &Path) -> Result<Option<std::path::PathBuf>, Failure> {
-    let probe: Probe = config::load(path)?;
+    let probe: Probe = config::load(path).map_err(|failure| match failure.hint {
+        Some(_) => failure,
+        None => failure.hint(
+            "name legation.toml, or beside an agent its agent.toml, with --config or LEGATION_CONFIG",
+        ),
+    })?;
     Ok(probe.spool.map(|spool| config::beside(path, &spool.path)))
 }
 
@@ -174,6 +201,7 @@ fn print(status: &AgentStatus, age: Duration, ctx: &Ctx) {
 /// Asks the embassy and replays its log.
 fn at_desk(ctx: &Ctx) -> Result<Option<String>, Failure> {
     let person = ctx.person()?;
+    let names = Names::of_person(&person)?;
     let (client, _) = line::of_person(&person)?;
     let embassy = client.status()?;
     let ledger = line::ledger(
@@ -199,25 +227,31 @@ fn at_desk(ctx: &Ctx) -> Result<Option<String>, Failure> {
         let captured = head.map(|head| head.commit.captured.millis());
         let mark = registry.mark.as_ref().map(|mark| &mark.mark);
         let newest = mark.map(|mark| mark.at.millis()).max(captured);
+        let age_ms = newest.map(|newest| now_ms().saturating_sub(newest));
+        let version = head.map(|head| head.commit.version.0);
         let abroad = Abroad {
             registry: id.to_string(),
+            name: names.of(id),
             tier: registry.row.tier.to_string(),
             term: registry.term.0,
-            version: head.map(|head| head.commit.version.0),
+            version,
             captured,
             received: head.map(|head| head.received.millis()),
-            age_ms: newest.map(|newest| now_ms().saturating_sub(newest)),
+            age_ms,
             marked_lsn: mark.map(|mark| mark.lsn.to_string()),
             marked_at: mark.map(|mark| mark.at.millis()),
             epochs: registry.last_epoch().0,
             gaps: registry.gaps.len(),
             fenced: !registry.fences.is_empty(),
+            rpo_ms: u64::try_from(rpo(registry.row.tier).as_millis()).unwrap_or(u64::MAX),
+            late: is_late(registry.row.tier, version, age_ms),
         };
-        if abroad.version.is_none() {
-            late = Some(abroad.registry.clone());
+        if abroad.late && late.is_none() {
+            late = Some(abroad.name.clone());
         }
         let text = format!(
-            "{:<12} {:<3} {:>6}  {:>8} old  {}{}",
+            "{:<14} {:<9} {:<3} {:>6}  {:>8} old  within {:<7} {}{}{}",
+            abroad.name,
             abroad.registry,
             abroad.tier,
             abroad
@@ -226,10 +260,31 @@ fn at_desk(ctx: &Ctx) -> Result<Option<String>, Failure> {
             abroad
                 .age_ms
                 .map_or("-".to_owned(), |age| units::ago(Duration::from_millis(age))),
+            units::ago(rpo(registry.row.tier)),
             abroad.marked_lsn.as_deref().unwrap_or(""),
+            if abroad.late { "  LATE" } else { "" },
             if abroad.fenced { "  fenced" } else { "" }
         );
         ctx.out.fact("registry", &abroad, text);
     }
     Ok(late)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_older_than_its_tier_allows_is_late() {
+        for (tier, seconds) in [
+            (Tier::T0, 10),
+            (Tier::T1, 60),
+            (Tier::T2, 900),
+            (Tier::T3, 86_400),
+        ] {
+            assert!(!is_late(tier, Some(1), Some(seconds * 1000)));
+            assert!(is_late(tier, Some(1), Some(seconds * 1000 + 1)));
+            assert!(is_late(tier, None, None) && is_late(tier, Some(1), None));
+        }
+    }
 }

@@ -25,12 +25,20 @@ pub struct Args {
 /// # Errors
 /// Damage (4), each with its place; no store there (10).
 pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
-    let states = StateDir::states(&args.store)?;
+    let store =
+        "--store takes the directory that [store] path names in embassy.toml, or a copy of it";
+    let states = StateDir::states(&args.store)
+        .map_err(Failure::from)
+        .map_err(|failure| match failure.code {
+            Code::NoEmbassy => failure.hint(store),
+            _ => failure,
+        })?;
     if states.is_empty() {
         return Err(Failure::new(
             Code::NoEmbassy,
             format!("{} holds no state", args.store.display()),
-        ));
+        )
+        .hint(store));
     }
     let threads = std::thread::available_parallelism()
         .map_or(1, std::num::NonZero::get)

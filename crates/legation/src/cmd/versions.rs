@@ -1,6 +1,8 @@
 //! `legation versions`: what could be started, and how old it is.
 
-use legation_core::id::RegistryId;
+use std::collections::HashMap;
+
+use legation_core::id::{Digest, RegistryId};
 use legation_core::list::PackList;
 use legation_core::policy::{RegistryState, VersionState};
 use legation_core::statement::{EpochSet, Time};
@@ -13,6 +15,7 @@ use crate::exit::Failure;
 use crate::officers::now;
 use crate::recover::journal::reach;
 use crate::recover::scope::{self, Held};
+use crate::watch::Watch;
 
 /// Versions shown of one registry when it is named: the newest ones.
 const MOST: usize = 50;
@@ -23,6 +26,35 @@ const MOST: usize = 50;
 pub struct Args {
     /// The registry; all of them without it, each with its newest version
     name: Option<String>,
+}
+
+/// What the embassy has been asked about. Versions share most of their packs; each pack is asked about once.
+struct Asked {
+    sizes: HashMap<Digest, Option<u64>>,
+    watch: Watch,
+}
+
+impl Asked {
+    /// Nothing yet, of versions with so many packs.
+    fn new(packs: impl Iterator<Item = u64>, ctx: &Ctx) -> Self {
+        let watch = ctx.watch("versions", "packs");
+        watch.total(packs.sum());
+        Self {
+            sizes: HashMap::new(),
+            watch,
+        }
+    }
+
+    fn is_there(&mut self, client: &Client, pack: &Digest, size: u64) -> Result<bool, Failure> {
+        self.watch.go_on()?;
+        self.watch.add(1);
+        if let Some(held) = self.sizes.get(pack) {
+            return Ok(*held == Some(size));
+        }
+        let held = client.object_size(Kind::Pack, pack)?;
+        self.sizes.insert(*pack, held);
+        Ok(held == Some(size))
+    }
 }
 
 /// What is known of one version.
@@ -54,20 +86,28 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
         })?;
         let held = Held::all(&desk.client.streams(id)?);
         let from = registry.versions.len().saturating_sub(MOST);
-        for version in &registry.versions[from..] {
+        let shown = &registry.versions[from..];
+        let mut asked = Asked::new(shown.iter().map(|version| version.commit.packs.count), ctx);
+        for version in shown {
             let newest = registry.head().is_some_and(|head| head.id == version.id);
-            tell(&desk, id, registry, version, &held, newest, now, ctx)?;
+            tell(
+                &desk, id, registry, version, &held, newest, now, &mut asked, ctx,
+            )?;
         }
         if registry.versions.is_empty() {
             nothing(&desk, id, ctx);
         }
         return Ok(());
     }
+    let heads = desk.state().registries().filter_map(|(_, one)| one.head());
+    let mut asked = Asked::new(heads.map(|head| head.commit.packs.count), ctx);
     for (id, registry) in desk.state().registries() {
         match registry.head() {
             Some(version) => {
                 let held = Held::all(&desk.client.streams(id)?);
-                tell(&desk, id, registry, version, &held, true, now, ctx)?;
+                tell(
+                    &desk, id, registry, version, &held, true, now, &mut asked, ctx,
+                )?;
             }
             None => nothing(&desk, id, ctx),
         }
@@ -96,9 +136,10 @@ fn tell(
     held: &[Held],
     newest: bool,
     now: Time,
+    asked: &mut Asked,
     ctx: &Ctx,
 ) -> Result<(), Failure> {
-    let judged = judge(&desk.client, registry, version, held, newest, now)?;
+    let judged = judge(&desk.client, registry, version, held, newest, now, asked)?;
     let name = desk.names.of(id);
     let commit = &version.commit;
     let epochs = judged
@@ -145,9 +186,10 @@ fn judge(
     held: &[Held],
     newest: bool,
     now: Time,
+    asked: &mut Asked,
 ) -> Result<Judged, Failure> {
     let commit = &version.commit;
-    let complete = complete(client, version)?;
+    let complete = complete(client, version, asked)?;
     let streams = scope::streams(commit, held);
     let window = reach(&streams);
     let mark = registry
@@ -176,7 +218,7 @@ fn judge(
 }
 
 /// Whether the embassy has the list, and every pack in it at its size. What they hold it verified when it took them.
-fn complete(client: &Client, version: &VersionState) -> Result<bool, Failure> {
+fn complete(client: &Client, version: &VersionState, asked: &mut Asked) -> Result<bool, Failure> {
     let bytes = match client.get_object(Kind::List, &version.commit.packs.list) {
         Ok(bytes) => bytes,
         Err(why) if why.is_not_found() => return Ok(false),
@@ -184,7 +226,7 @@ fn complete(client: &Client, version: &VersionState) -> Result<bool, Failure> {
     };
     let list = PackList::decode(&bytes)?;
     for row in list.rows() {
-        if client.object_size(Kind::Pack, &row.digest)? != Some(row.size.bytes() as u64) {
+        if !asked.is_there(client, &row.digest, row.size.bytes() as u64)? {
             return Ok(false);
         }
     }

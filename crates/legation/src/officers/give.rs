@@ -1,6 +1,7 @@
 //! An officer who is not in the room: the release makes a one-time key, he seals the shares that this one order needs
 //! to it, and what travels is opened there and nowhere else.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use legation_core::id::{Generation, OrderId, Sha256, StateId};
@@ -92,9 +93,45 @@ impl ReleaseKey {
     }
 }
 
-/// Where `order release --begin` keeps the secret half, inside the bundle.
+/// Where `order release --begin` keeps the secret half: beside the bundle, `order.bundle.release-key`, so that whoever
+/// copies or archives the bundle does not take it along.
 pub fn secret_path(bundle: &Path) -> PathBuf {
-    bundle.join("release.key")
+    let bundle = bundle.canonicalize().unwrap_or_else(|_| bundle.to_owned());
+    let mut name = bundle.file_name().unwrap_or_default().to_owned();
+    name.push(".release-key");
+    bundle.with_file_name(name)
+}
+
+/// Overwrites the secret half and removes it, and the other one; nothing to do when there is none.
+///
+/// # Errors
+/// When it is still there.
+pub fn forget(bundle: &Path) -> Result<(), Failure> {
+    let path = secret_path(bundle);
+    let fail = |why: std::io::Error| {
+        Failure::failed(format!(
+            "the one-time key {} is still there: {why}",
+            path.display()
+        ))
+        .hint(
+            "the release is written and complete; remove the key: shares given to it open with it",
+        )
+    };
+    let mut file = match std::fs::OpenOptions::new().write(true).open(&path) {
+        Ok(file) => file,
+        Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(why) => return Err(fail(why)),
+    };
+    // In place: most file systems then have no other copy. Those that write elsewhere are why machines are offline.
+    let length = file.metadata().map_err(fail)?.len().min(MAX_GIVEN);
+    let zeros = vec![0; usize::try_from(length).unwrap_or_default()];
+    file.write_all(&zeros)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| std::fs::remove_file(&path))
+        .map_err(fail)?;
+    // Nobody shall seal another share to a key that is gone; the file itself is public.
+    let _ = std::fs::remove_file(public_path(bundle));
+    Ok(())
 }
 
 /// Where it writes the half that is sent.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use legation_core::id::StateId;
 use legation_core::sshsig::{SshPublicKey, Sshsig, dearmour};
 use legation_core::statement::{Annex, Mandate, Name, Order, Signed, Time};
 
@@ -41,6 +42,32 @@ pub fn load_annex(path: &Path, order: &Order) -> Result<Annex, Failure> {
         .check(order)
         .map_err(|why| Failure::new(Code::Refused, why).during(path.display()))?;
     Ok(annex)
+}
+
+/// Refuses an annex that calls a registry otherwise than this machine's own names do: whoever wrote it may want another
+/// one opened than the reader believes.
+///
+/// # Errors
+/// Code 8, with both titles.
+pub fn agree(annex: &Annex, names: &Names) -> Result<(), Failure> {
+    for row in &annex.registry {
+        let Some(own) = names.registry.iter().find(|own| own.id == row.id) else {
+            continue;
+        };
+        if own.title != row.title.as_str() {
+            return Err(Failure::new(
+                Code::Refused,
+                format!(
+                    "the annex calls {} {:?}, and your own registries.toml calls it {:?}",
+                    row.id,
+                    row.title.as_str(),
+                    own.title
+                ),
+            )
+            .hint("do not sign; ask who wrote the order, by another way than it came"));
+        }
+    }
+    Ok(())
 }
 
 /// Where the annex of `order.txt` lies by custom: `order.annex.txt`.
@@ -147,17 +174,30 @@ pub struct Approve<'a> {
     pub officer: &'a str,
     /// His SSH key, or its public half when the agent or a card holds it.
     pub ssh_key: &'a Path,
-    /// The mandate, if he has it at hand.
-    pub mandate: Option<&'a Mandate>,
+    /// The mandate and the state that it founds, if he has it at hand.
+    pub mandate: Option<(StateId, &'a Mandate)>,
 }
 
-/// Opens the annex, checks that the order is one, and signs it by stock `ssh-keygen`. Returns the signature's path.
+/// Opens the annex, checks that the order is one and that it says what this machine's `names` say, shows exactly what is
+/// about to be signed, and has stock `ssh-keygen` sign it. Returns the signature's path.
 ///
 /// # Errors
-/// Code 8 for an order or annex that does not hold; code 12 for a key that is not the officer's.
-pub fn approve(told: Approve<'_>, now: Time) -> Result<(Order, PathBuf), Failure> {
+/// Code 2 for a name that no officer can have; code 8 for an order or annex that does not hold, or a mandate of another
+/// state; code 12 for a key that is not the officer's.
+pub fn approve(
+    told: Approve<'_>,
+    names: &Names,
+    now: Time,
+    show: &dyn Fn(&Order, &Annex),
+) -> Result<(Order, PathBuf), Failure> {
+    // The name becomes part of a path.
+    let officer: Name = told.officer.parse().map_err(|_| {
+        Failure::usage(format!("{:?} is no officer's name", told.officer))
+            .hint("--as takes your name in the mandate, such as officer-1")
+    })?;
     let (order, text) = load(told.order)?;
-    load_annex(told.annex, &order)?;
+    let annex = load_annex(told.annex, &order)?;
+    agree(&annex, names)?;
     if now >= order.expires {
         return Err(Failure::new(
             Code::Refused,
@@ -168,11 +208,21 @@ pub fn approve(told: Approve<'_>, now: Time) -> Result<(Order, PathBuf), Failure
         ));
     }
     let key = match told.mandate {
-        Some(mandate) => Some(officer_key(mandate, told.officer)?),
+        Some((state, _)) if state != order.state => {
+            return Err(Failure::new(
+                Code::Refused,
+                format!(
+                    "the order is of state {}, the mandate founds {state}",
+                    order.state
+                ),
+            ));
+        }
+        Some((_, mandate)) => Some(officer_key(mandate, officer.as_str())?),
         None => None,
     };
+    show(&order, &annex);
     let armored = ssh::sign(told.ssh_key, Order::HEADER, text.as_bytes(), key)?;
-    let path = ssh::signature_path(told.order, told.officer);
+    let path = ssh::signature_path(told.order, officer.as_str());
     // Signing again replaces one's own signature: ECDSA and cards sign differently every time.
     std::fs::write(&path, armored)
         .map_err(|why| Failure::failed(format!("{}: {why}", path.display())))?;

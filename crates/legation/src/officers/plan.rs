@@ -125,10 +125,7 @@ impl StateFile {
     /// # Errors
     /// When it does not parse, is of another form, or names things that are not there.
     pub fn load(path: &Path) -> Result<Self, Failure> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|why| Failure::usage(format!("{}: {why}", path.display())))?;
-        let file: Self = toml::from_str(&text)
-            .map_err(|why| Failure::usage(format!("{}: {why}", path.display())))?;
+        let file: Self = crate::config::load(path)?;
         file.check()
             .map_err(|failure| failure.during(path.display()))?;
         Ok(file)

@@ -154,9 +154,22 @@ impl Bundle {
         let secret = OpeningKey::from_seed(&SystemEntropy.draw()?)?;
         let key = self.release_key(secret.public());
         let path = give::public_path(&self.dir);
-        super::create(&give::secret_path(&self.dir), 0o600, secret.seed())?;
         super::create(&path, 0o644, key.text().as_bytes())?;
+        let made = super::create(&give::secret_path(&self.dir), 0o600, secret.seed());
+        if let Err(failure) = made {
+            // Half a pair is no use to anybody, and would be in the way of the next.
+            let _ = std::fs::remove_file(&path);
+            return Err(failure);
+        }
         Ok(path)
+    }
+
+    /// Takes the one-time key away, once what it was for is written.
+    ///
+    /// # Errors
+    /// When its secret half is still there.
+    pub fn forget_key(&self) -> Result<(), Failure> {
+        give::forget(&self.dir)
     }
 
     /// Opens the shares, rebuilds the seeds that the scope needs, and wraps the keys in scope to the recipient.

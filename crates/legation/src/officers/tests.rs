@@ -4,9 +4,10 @@ mod world;
 
 use std::sync::LazyLock;
 
-use legation_core::id::EpochNo;
+use legation_core::id::{EpochNo, StateId};
 use world::{EPOCHS, World, stock};
 
+use super::names::{NameEntry, Names};
 use super::release::{Brought, Bundle, file};
 use super::{create, give, orders, prove};
 use crate::exit::Code;
@@ -169,6 +170,29 @@ fn an_officer_elsewhere_gives_his_share_to_this_release_only() {
     brought.push(Brought::Given(travels.clone()));
     assert_eq!(bundle.release(&brought).unwrap().keys, 2);
 
+    // The secret half is beside the bundle, ours alone, and gone once the release is written.
+    let secret = give::secret_path(&path);
+    assert_eq!(secret.parent(), path.canonicalize().unwrap().parent());
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&secret).unwrap());
+    assert_eq!(mode & 0o777, 0o600);
+    let inside = std::fs::read_dir(&path).unwrap().flatten();
+    for entry in inside.filter(|entry| entry.path().is_file()) {
+        assert_ne!(entry.metadata().unwrap().len(), 32, "{:?}", entry.path());
+    }
+    let held = std::fs::File::open(&secret).unwrap();
+    bundle.forget_key().unwrap();
+    assert!(!secret.exists());
+    let mut left = Vec::new();
+    std::io::Read::read_to_end(&mut &held, &mut left).unwrap();
+    assert_eq!(left, [0; 32]);
+    bundle.forget_key().unwrap();
+    // A second release can begin; while it is under way, a third cannot.
+    let to = bundle.begin().unwrap();
+    assert_eq!(bundle.begin().unwrap_err().code, Code::Failed);
+    assert!(to.exists() && secret.exists());
+    bundle.forget_key().unwrap();
+    assert!(!to.exists() && !secret.exists());
+
     let (_, _, other) = lawful("given-elsewhere");
     let other = WORLD.open(&other).unwrap();
     other.begin().unwrap();
@@ -317,14 +341,13 @@ fn an_edited_order_cannot_be_approved_or_counted() {
         annex: &orders::annex_path(&order),
         officer: "officer-1",
         ssh_key: &stranger,
-        mandate: Some(&mandate),
+        mandate: Some((WORLD.state(), &mandate)),
     };
-    assert_eq!(
-        orders::approve(told, super::now().unwrap())
-            .unwrap_err()
-            .code,
-        Code::WrongKey
-    );
+    let approve = |told, names: &Names| {
+        orders::approve(told, names, super::now().unwrap(), &|_, _| {}).unwrap_err()
+    };
+    let none = Names::default();
+    assert_eq!(approve(told, &none).code, Code::WrongKey);
     let other_annex = WORLD.path("stock-annex.txt");
     std::fs::write(&other_annex, "legation/annex/v1\n").unwrap();
     let told = orders::Approve {
@@ -332,10 +355,55 @@ fn an_edited_order_cannot_be_approved_or_counted() {
         ssh_key: &WORLD.path("1.ssh"),
         ..told
     };
-    assert_eq!(
-        orders::approve(told, super::now().unwrap())
-            .unwrap_err()
-            .code,
-        Code::Refused
-    );
+    assert_eq!(approve(told, &none).code, Code::Refused);
+}
+
+#[test]
+fn nothing_is_signed_that_is_not_what_it_seems() {
+    let (path, order, _) = WORLD.grant("seems");
+    let (mandate, _) = prove::load_mandate(&WORLD.path("founding/mandate.txt")).unwrap();
+    let annex = orders::load_annex(&orders::annex_path(&path), &order).unwrap();
+    let told = orders::Approve {
+        order: &path,
+        annex: &orders::annex_path(&path),
+        officer: "officer-1",
+        ssh_key: &WORLD.path("1.ssh"),
+        mandate: Some((WORLD.state(), &mandate)),
+    };
+    let approve = |told, names: &Names| {
+        let shown = std::cell::Cell::new(0);
+        let result = orders::approve(told, names, super::now().unwrap(), &|order, annex| {
+            let text = orders::show(order, Some(annex), &Names::default(), order.not_before);
+            assert!(text.contains(annex.registry[0].title.as_str()), "{text}");
+            shown.set(shown.get() + 1);
+        });
+        (result, shown.get())
+    };
+    let mut names = Names::default();
+    names.registry.push(NameEntry {
+        id: annex.registry[0].id,
+        name: "land".into(),
+        title: "Another Register".into(),
+    });
+    let (result, shown) = approve(told, &names);
+    let failure = result.unwrap_err();
+    assert_eq!((failure.code, shown), (Code::Refused, 0));
+    for title in ["Another Register", annex.registry[0].title.as_str()] {
+        assert!(failure.message.contains(title), "{failure}");
+    }
+    let elsewhere = orders::Approve {
+        mandate: Some((StateId::of_mandate(b"another"), &mandate)),
+        ..told
+    };
+    let (result, shown) = approve(elsewhere, &Names::default());
+    let failure = result.unwrap_err();
+    assert_eq!((failure.code, shown), (Code::Refused, 0));
+    assert!(failure.message.contains("the mandate founds"), "{failure}");
+    for officer in ["../officer-1", "nobody here", ""] {
+        let (result, shown) = approve(orders::Approve { officer, ..told }, &Names::default());
+        assert_eq!((result.unwrap_err().code, shown), (Code::Usage, 0));
+    }
+    names.registry[0].title = annex.registry[0].title.to_string();
+    let (result, shown) = approve(told, &names);
+    assert!(result.is_ok() && shown == 1);
 }

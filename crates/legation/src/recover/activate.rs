@@ -12,15 +12,15 @@ use legation_core::id::{EpochNo, OrderId, RegistryId};
 use legation_core::keys::{Entropy, EpochRoot, OpeningKey};
 use legation_core::policy::OrderState;
 use legation_core::statement::{Act, Mode, Order, SealCause, StepKind, Tier, Time};
-use legation_registry::postgres::RunAs;
 
 use super::journal::End;
 use super::keep::Keep;
+use super::ready::{self, HEADROOM, Planned};
 use super::seat::Seat;
-use super::serve::{LISTEN, Live, Setting, serve};
+use super::serve::{Live, Setting, serve};
 use super::start::Job;
 use super::volume::{Owner, Volume};
-use crate::config::embassy::{Activation, Embassy};
+use crate::config::embassy::Embassy;
 use crate::ctx::Ctx;
 use crate::exit::{Code, Failure};
 use crate::officers::released::{Opened, Released};
@@ -30,8 +30,6 @@ use crate::officers::{SystemEntropy, now, orders};
 const LOOK: Duration = Duration::from_millis(100);
 /// How often started databases are looked at.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
-/// What PostgreSQL writes beside its data while it replays and serves, at least.
-const HEADROOM: u64 = 64 << 20;
 
 /// What `activate` is told.
 #[derive(Debug)]
@@ -66,17 +64,21 @@ pub fn run(told: &Told<'_>, ctx: &Ctx) -> Result<(), Failure> {
             order.order, order.embassy, told.config.label
         ));
     }
-    let mut seat = Seat::take(told.config, &order.state.to_string())?;
+    let mut seat = Seat::take(
+        told.config,
+        ctx.identity.as_deref(),
+        &order.state.to_string(),
+    )?;
+    let keep = Keep::local(&told.config.store.path, &order.state, seat.client.clone())?;
+    let planned = ready::plan(&mut seat, &keep, &order)?;
     if told.dry_run {
-        return dry_run(&mut seat, &order, told, ctx);
+        return dry_run(&mut seat, &order, &planned, told, ctx);
     }
     let Some(activation) = &told.config.activation else {
-        return Err(Failure::usage("embassy.toml has no [activation]")
-            .hint("set activation.path, where plaintext may live in memory"));
+        return Err(no_activation());
     };
-    let databases = databases(&order, &mut seat)?;
-    let run_as = run_as(activation, databases)?;
-    ports_free(told.port, databases)?;
+    Failure::all(ready::missing(&planned, activation, told.port))?;
+    let run_as = ready::run_as(activation, ready::databases(&planned))?;
     let owner = run_as.as_ref().map(|user| Owner {
         uid: user.uid,
         gid: user.gid,
@@ -85,6 +87,8 @@ pub fn run(told: &Told<'_>, ctx: &Ctx) -> Result<(), Failure> {
         ctx.out
             .note("the keys' memory could not be locked; the volume's check of swap still holds");
     }
+    // From here on something must not stay behind, however often we are told to stop.
+    let held = ctx.stop.hold();
     let volume = Volume::open(&activation.path, owner)?;
     let setting = Setting {
         order: order.clone(),
@@ -99,10 +103,11 @@ pub fn run(told: &Told<'_>, ctx: &Ctx) -> Result<(), Failure> {
         text: &text,
         opened: false,
     };
-    let result = session.run(&volume, &setting, told, ctx);
+    let result = session.run(&volume, &keep, &setting, ctx);
     let opened = session.opened;
-    end(&seat, &order.order, volume, setting, opened, &result, ctx)?;
-    result
+    let ended = end(&seat, &order.order, volume, setting, opened, &result, ctx);
+    drop(held);
+    ended.and(result)
 }
 
 struct Session<'a> {
@@ -116,8 +121,8 @@ impl Session<'_> {
     fn run(
         &mut self,
         volume: &Volume,
+        keep: &Keep,
         setting: &Setting,
-        told: &Told<'_>,
         ctx: &Ctx,
     ) -> Result<(), Failure> {
         self.wait_accepted(ctx)?;
@@ -143,19 +148,14 @@ impl Session<'_> {
             &serde_json::json!({ "order": self.order.order, "keys": opened.roots.len(), "registries": self.order.registry.len() }),
             format!("released: {} data keys for {} registries", opened.roots.len(), self.order.registry.len()),
         );
-        let keep = Keep::local(
-            &told.config.store.path,
-            &self.order.state,
-            self.seat.client.clone(),
-        )?;
-        let jobs = self.jobs(&keep, opened)?;
+        let jobs = self.jobs(keep, opened)?;
         for (job, _) in &jobs {
             job.aside
                 .iter()
                 .for_each(|why| ctx.out.note(format!("{}: {why}", job.name)));
         }
-        fits(volume, &keep, &jobs)?;
-        let failed = start_all(self.seat, &keep, jobs, setting, began, ctx);
+        fits(volume, keep, &jobs)?;
+        let failed = start_all(self.seat, keep, jobs, setting, began, ctx);
         ctx.out.fact(
             "activated",
             &serde_json::json!({
@@ -169,14 +169,16 @@ impl Session<'_> {
                 began.elapsed().as_secs_f64()
             ),
         );
+        // Decided now: a signal that ends the serving of the others says nothing about those that did not start.
+        let outcome = outcome(&failed, ctx);
         if failed.len() == self.order.registry.len() || self.order.grant == Mode::Verify {
-            return outcome(&failed, ctx);
+            return outcome;
         }
         while !ctx.stop.wait(LOOK_AFTER) {
             let mut live = setting.live.lock().unwrap_or_else(PoisonError::into_inner);
             live.iter_mut().for_each(|one| one.look(ctx));
         }
-        outcome(&failed, ctx)
+        outcome
     }
 
     /// Until the log has accepted exactly this order, and the embassy has fenced what the order fences.
@@ -339,49 +341,6 @@ fn called(opened: &Opened, id: RegistryId) -> String {
     }
 }
 
-/// How many of the order's registries are databases, which need a port and a user.
-fn databases(order: &Order, seat: &mut Seat) -> Result<usize, Failure> {
-    let state = &seat.look()?.state;
-    let is_database = |row: &&legation_core::statement::ScopeRow| {
-        let registry = state.registry(row.registry);
-        let head = registry.and_then(|registry| registry.head());
-        head.is_some_and(|version| version.commit.wal.is_some())
-    };
-    Ok(order.registry.iter().filter(is_database).count())
-}
-
-/// PostgreSQL refuses root, and says so late; this says it before anybody is asked for a share.
-fn run_as(activation: &Activation, databases: usize) -> Result<Option<RunAs>, Failure> {
-    if let Some(name) = &activation.run_as {
-        return Ok(Some(RunAs::named(name)?));
-    }
-    if databases > 0 && rustix::process::geteuid().is_root() {
-        return Err(Failure::usage("PostgreSQL does not run as root").hint(
-            "set activation.run_as = \"postgres\" in embassy.toml, or run activate as another user",
-        ));
-    }
-    Ok(None)
-}
-
-/// The port of the database at this place.
-fn port(first: u16, at: usize) -> Result<u16, Failure> {
-    let port = u16::try_from(at).ok().and_then(|at| first.checked_add(at));
-    port.ok_or_else(|| Failure::usage(format!("there are not enough ports from {first} on")))
-}
-
-/// Refuses ports that somebody holds, before anybody is asked for a share.
-fn ports_free(first: u16, databases: usize) -> Result<(), Failure> {
-    for at in 0..databases {
-        let port = port(first, at)?;
-        std::net::TcpListener::bind((LISTEN, port)).map_err(|why| {
-            Failure::failed(format!("port {port}: {why}")).hint(
-                "another process holds it; choose other ports with --port-base or activation.port",
-            )
-        })?;
-    }
-    Ok(())
-}
-
 /// Refuses a restore that would not fit, before the first byte of plaintext is written.
 fn fits(volume: &Volume, keep: &Keep, jobs: &[(Job, Option<Time>)]) -> Result<(), Failure> {
     let mut need = 0;
@@ -397,7 +356,7 @@ fn fits(volume: &Volume, keep: &Keep, jobs: &[(Job, Option<Time>)]) -> Result<()
             .sum::<u64>();
         need += job.wal_bytes() + HEADROOM;
     }
-    volume.fits(need)
+    volume.room().fits(need)
 }
 
 /// Starts every registry, a few at a time, and returns the names of those that did not start.
@@ -431,7 +390,7 @@ fn start_all(
                     let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                     let Some((job, fenced, at)) = next else { return };
                     let started = at
-                        .map(|at| port(setting.port, at))
+                        .map(|at| ready::port(setting.port, at))
                         .transpose()
                         .and_then(|port| serve(seat, keep, &job, port, fenced, setting, began, ctx));
                     if let Err(failure) = started {
@@ -463,7 +422,8 @@ fn outcome(failed: &[String], ctx: &Ctx) -> Result<(), Failure> {
     )))
 }
 
-/// Stops what runs, wipes the volume, and logs that the keys are gone, in that order.
+/// Stops what runs, wipes the volume, and logs that the keys are gone, in that order. Says that the volume is wiped only
+/// if it is; the log has a failure for a cause otherwise.
 fn end(
     seat: &Seat,
     order: &OrderId,
@@ -473,90 +433,84 @@ fn end(
     result: &Result<(), Failure>,
     ctx: &Ctx,
 ) -> Result<(), Failure> {
+    // What ended it, before another signal hastens what follows.
+    let told = ctx.stop.is_up();
     let live = setting
         .live
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner);
-    let served = !live.is_empty();
-    for one in live {
-        let Live { name, server, .. } = one;
-        if let Some(server) = server
-            && let Err(why) = server.stop(legation_registry::postgres::Shutdown::Fast)
-        {
-            ctx.out.note(format!("{name}: {why}"));
+    std::thread::scope(|scope| {
+        for Live { name, server } in live {
+            scope.spawn(move || {
+                if let Some(server) = server
+                    && let Err(why) = server.stop_unless(&|| ctx.stop.is_hasty())
+                {
+                    ctx.out.note(format!("{name}: {why}"));
+                }
+            });
         }
-    }
+    });
     let wiped = volume.wipe();
     if opened {
-        let cause = if result.is_ok() && served {
-            SealCause::Signal
+        let cause = cause(told, result.is_ok(), wiped.is_ok());
+        let volume = if wiped.is_ok() {
+            "volume wiped"
         } else {
-            SealCause::Failure
+            "the volume is NOT wiped"
         };
-        let entry = seat.sealed(order, cause)?;
-        ctx.out.fact(
-            "sealed",
-            &serde_json::json!({ "order": order, "entry": entry, "wiped": wiped.is_ok() }),
-            format!("sealed: servers stopped, volume wiped, keys gone (entry {entry})"),
-        );
+        match seat.sealed(order, cause) {
+            Ok(entry) => ctx.out.fact(
+                "sealed",
+                &serde_json::json!({
+                    "order": order, "entry": entry, "cause": cause.to_string(), "wiped": wiped.is_ok(),
+                    "left": wiped.as_ref().err().map(|failure| &failure.message),
+                }),
+                format!("sealed: servers stopped, {volume}, keys gone (entry {entry})"),
+            ),
+            Err(failure) => {
+                let failure = failure.during(format!("keys gone, {volume}; logging that"));
+                if wiped.is_ok() {
+                    return Err(failure);
+                }
+                ctx.out.note(&failure.message);
+            }
+        }
+    }
+    if let (Err(_), Err(why)) = (&wiped, result) {
+        ctx.out.note(&why.message);
     }
     wiped
 }
 
-/// What would be started, from the log alone.
-fn dry_run(seat: &mut Seat, order: &Order, told: &Told<'_>, ctx: &Ctx) -> Result<(), Failure> {
-    let keep = Keep::local(&told.config.store.path, &order.state, seat.client.clone())?;
-    let label = seat.label.clone();
-    let state = &seat.look()?.state;
-    let accepted = state.order(&order.order);
-    ctx.out.line(format!(
-        "order {} at embassy {label}: {}",
-        order.order,
-        if accepted.is_some() {
-            "accepted"
-        } else {
-            "not in the log yet; versions as they would be pinned now"
-        }
-    ));
-    for row in &order.registry {
-        let registry = state.registry(row.registry).ok_or_else(|| {
-            Failure::new(
-                Code::Refused,
-                format!("the mandate names no registry {}", row.registry),
-            )
-        })?;
-        let pinned =
-            accepted.and_then(|accepted| registry.version(*accepted.versions.get(&row.registry)?));
-        let Some(version) = pinned.or_else(|| registry.newest_within(&row.epochs)) else {
-            ctx.out.line(format!(
-                "{}  no version that these epochs open",
-                row.registry
-            ));
-            continue;
-        };
-        let held = keep.streams(row.registry)?;
-        let streams = super::scope::streams(&version.commit, &held);
-        let wal = super::journal::reach(&streams);
-        ctx.out.fact(
-            "plan",
-            &serde_json::json!({
-                "registry": row.registry, "version": version.commit.version, "packs": version.commit.packs.count,
-                "bytes": version.commit.bytes, "epochs": row.epochs.to_string(), "streams": streams.len(),
-                "wal_bytes": streams.iter().map(|one| one.bytes).sum::<u64>(),
-                "replay_to": wal.map(|(_, end)| end.to_string()),
-            }),
-            format!(
-                "{}  {}  {} packs, {} MiB, epochs {}{}",
-                row.registry,
-                version.commit.version,
-                version.commit.packs.count,
-                version.commit.bytes.div_ceil(1 << 20),
-                row.epochs,
-                wal.map_or_else(String::new, |(from, to)| format!(", WAL {from} to {to} in {} streams", streams.len()))
-            ),
-        );
+/// Why it was sealed. An order to verify ends when it has been carried out, as the officers asked.
+fn cause(told: bool, fine: bool, wiped: bool) -> SealCause {
+    match (wiped, told, fine) {
+        (false, _, _) => SealCause::Failure,
+        (true, true, _) => SealCause::Signal,
+        (true, false, true) => SealCause::Person,
+        (true, false, false) => SealCause::Failure,
     }
-    Ok(())
+}
+
+fn no_activation() -> Failure {
+    Failure::usage("embassy.toml has no [activation]")
+        .hint("set activation.path, where plaintext may live in memory")
+}
+
+fn dry_run(
+    seat: &mut Seat,
+    order: &Order,
+    planned: &[Planned],
+    told: &Told<'_>,
+    ctx: &Ctx,
+) -> Result<(), Failure> {
+    let label = seat.label.clone();
+    let accepted = seat.look()?.state.order(&order.order).is_some();
+    let missing = match &told.config.activation {
+        Some(activation) => ready::missing(planned, activation, told.port),
+        None => vec![no_activation()],
+    };
+    ready::dry_run(order, &label, accepted, planned, &missing, ctx)
 }
 
 /// Logs a step; the activation goes on when the log is away for a moment, and says so.
@@ -570,4 +524,23 @@ pub(super) fn step(
     seat.step(order, registry, step, lsn)
         .map(drop)
         .map_err(|failure| failure.during(format!("logging the step {step}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_says_why_it_was_sealed() {
+        // Told to end, whether or not all had started.
+        assert_eq!(cause(true, true, true), SealCause::Signal);
+        assert_eq!(cause(true, false, true), SealCause::Signal);
+        // An order to verify, carried out.
+        assert_eq!(cause(false, true, true), SealCause::Person);
+        assert_eq!(cause(false, false, true), SealCause::Failure);
+        // Plaintext may be left.
+        for (told, fine) in [(true, true), (true, false), (false, true), (false, false)] {
+            assert_eq!(cause(told, fine, false), SealCause::Failure);
+        }
+    }
 }

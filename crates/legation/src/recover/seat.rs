@@ -1,7 +1,8 @@
 //! The embassy's own seat during an activation: its keys, its connection to the embassy over the loopback, and the
 //! statements that it adds to the log. It cannot do more than the fold allows: the embassy checks them as anybody's.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::path::Path;
 use std::time::Duration;
 
 use legation_core::id::{OrderId, RegistryId, Sha256};
@@ -48,11 +49,12 @@ impl std::fmt::Debug for Seat {
 }
 
 impl Seat {
-    /// Takes the seat of the embassy that `config` describes, for the state called `state`.
+    /// Takes the seat of the embassy that `config` describes, for the state called `state`; with the keys in `identity`,
+    /// if that is named, in place of the configured ones.
     ///
     /// # Errors
     /// Code 8 when this embassy does not serve that state; code 12 when its keys are not those of the mandate.
-    pub fn take(config: &Embassy, state: &str) -> Result<Self, Failure> {
+    pub fn take(config: &Embassy, identity: Option<&Path>, state: &str) -> Result<Self, Failure> {
         let charter = config
             .state
             .iter()
@@ -69,14 +71,15 @@ impl Seat {
                 )
             })??;
         let row = charter.embassy(&config.label)?.clone();
-        let identity = Identity::load(&config.identity.file, Role::Embassy)?;
+        let file = identity.unwrap_or(&config.identity.file);
+        let identity = Identity::load(file, Role::Embassy)?;
         let signing = identity.signing_key()?;
         if signing.verifying_key().id() != row.key {
             return Err(Failure::new(
                 Code::WrongKey,
                 format!(
                     "{} is not the key that the mandate gives to embassy {}",
-                    config.identity.file.display(),
+                    file.display(),
                     row.label
                 ),
             ));
@@ -281,15 +284,19 @@ pub struct Measured {
     pub verdict: legation_core::statement::Verdict,
 }
 
-/// Where the embassy on this machine answers.
+/// Where the embassy on this machine answers: as it listens, by name or number.
 fn loopback(config: &Embassy) -> Result<SocketAddr, Failure> {
     let text = config
         .listen
         .first()
         .ok_or_else(|| Failure::usage("listen names no address"))?;
-    let mut address: SocketAddr = text
-        .parse()
-        .map_err(|why| Failure::usage(format!("listen: {text}: {why}")))?;
+    let mut address = text
+        .to_socket_addrs()
+        .map_err(|why| {
+            Failure::usage(format!("listen: {text:?}: {why}")).hint("write it as \"[::]:7443\"")
+        })?
+        .next()
+        .ok_or_else(|| Failure::usage(format!("listen: {text:?} is no address")))?;
     if address.ip().is_unspecified() {
         address.set_ip(match address.ip() {
             IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -297,4 +304,26 @@ fn loopback(config: &Embassy) -> Result<SocketAddr, Failure> {
         });
     }
     Ok(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(listen: &str) -> Result<SocketAddr, Failure> {
+        let text = format!(
+            "format = 1\nlabel = \"a\"\nlisten = [\"{listen}\"]\nidentity = {{ file = \"k\" }}\n\
+             [store]\nkind = \"dir\"\npath = \"s\"\n"
+        );
+        loopback(&toml::from_str(&text).unwrap())
+    }
+
+    #[test]
+    fn what_the_embassy_listens_on_is_reached_by_name_and_by_number() {
+        assert_eq!(at("127.0.0.1:17444").unwrap().port(), 17444);
+        assert!(at("localhost:17444").unwrap().ip().is_loopback());
+        assert!(at("0.0.0.0:1").unwrap().ip().is_loopback());
+        assert!(at("[::]:1").unwrap().ip().is_loopback());
+        assert_eq!(at("7443").unwrap_err().code, Code::Usage);
+    }
 }

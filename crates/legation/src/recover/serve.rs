@@ -178,7 +178,8 @@ fn attempt(
     let grant = setting.order.grant;
     let serve_at = |data: &Path| {
         let mut serve = Serve::beside(data, port.unwrap_or_default(), setting.run_as.clone());
-        serve.tcp_auth = TcpAuth::Scram;
+        // Nobody writes, or reads, before it has been found fit to serve.
+        serve.tcp_auth = TcpAuth::Reject;
         serve.read_only = grant != Mode::ReadWrite;
         if grant != Mode::Verify {
             LISTEN.clone_into(&mut serve.listen);
@@ -225,6 +226,12 @@ fn attempt(
             StepKind::Replayed,
             Some(answered.replayed.lsn),
         )?;
+        if let Some(why) = answered.unfit {
+            let log = server.log().display().to_string();
+            server.stop_unless(&|| ctx.stop.is_hasty())?;
+            return Err(Failure::failed(format!("it must not serve: {why}"))
+                .hint(format!("read {log}, or order an older version")));
+        }
         came.passed += answered.passed;
         came.asked += answered.asked;
         came.doubt = came.doubt.or(answered.failed).or(source.short.clone());
@@ -242,6 +249,9 @@ fn attempt(
         _ => Some(StepKind::ServingReadOnly),
     };
     if let Some(serving) = serving {
+        if let Some(server) = &came.server {
+            server.admit(TcpAuth::Scram)?;
+        }
         step(seat, order, job.registry, serving, came.lsn)?;
     }
     Ok((came, sources))

@@ -30,6 +30,9 @@ use crate::watch::Watch;
 pub const REPLAY_WITHIN: Duration = Duration::from_secs(4 * 3600);
 /// The longest that one probe may take.
 const PROBE_WITHIN: Duration = Duration::from_secs(30);
+/// What must hold before a database serves; what else is asked is told as a doubt.
+const CONSISTENT: &str = "is consistent";
+const OWN_PROBE: &str = "the registry's own probe";
 /// The source kind of a database cluster.
 const POSTGRES: &str = "postgres";
 /// A version's fact that names the query which must answer true before it serves.
@@ -408,6 +411,8 @@ pub struct Answered {
     pub asked: u32,
     /// The first that did not, in words.
     pub failed: Option<String>,
+    /// Without this it must not serve: the first that must hold and did not.
+    pub unfit: Option<String>,
 }
 
 /// Starts a restored database and waits until it takes connections.
@@ -445,7 +450,7 @@ pub fn ask(server: &Server, plan: &Plan, own: Option<&str>) -> Result<Answered, 
                 && replayed.timeline > plan.facts.timeline,
         ),
         // Records end before the kept bytes do; the last whole one is what could be replayed.
-        ("is consistent", replayed.lsn >= plan.facts.stop),
+        (CONSISTENT, replayed.lsn >= plan.facts.stop),
         (
             "its catalog can be read",
             sql("select count(*) > 0 from pg_class c join pg_attribute a on a.attrelid = c.oid")
@@ -453,12 +458,15 @@ pub fn ask(server: &Server, plan: &Plan, own: Option<&str>) -> Result<Answered, 
         ),
     ];
     if let Some(own) = own {
-        asked.push(("the registry's own probe", sql(own).unwrap_or(false)));
+        asked.push((OWN_PROBE, sql(own).unwrap_or(false)));
     }
-    let failed = asked
-        .iter()
-        .find(|(_, passed)| !passed)
-        .map(|(what, _)| format!("not so: {what}"));
+    let first = |of: &dyn Fn(&str) -> bool| {
+        let mut asked = asked.iter();
+        let found = asked.find(|(what, passed)| !passed && of(what));
+        found.map(|(what, _)| format!("not so: {what}"))
+    };
+    let failed = first(&|_| true);
+    let unfit = first(&|what| [CONSISTENT, OWN_PROBE].contains(&what));
     let passed = asked.iter().filter(|(_, passed)| *passed).count();
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     Ok(Answered {
@@ -466,6 +474,7 @@ pub fn ask(server: &Server, plan: &Plan, own: Option<&str>) -> Result<Answered, 
         passed: count(passed),
         asked: count(asked.len()),
         failed,
+        unfit,
     })
 }
 

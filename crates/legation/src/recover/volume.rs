@@ -2,7 +2,7 @@
 //! reach a disk by swapping, and a size that does not fit, and says what to do.
 
 use std::ffi::CString;
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::statvfs;
@@ -17,6 +17,14 @@ const TMPFS_MAGIC: u64 = 0x0102_1994;
 
 /// Left to the kernel and to PostgreSQL's own processes when a volume takes memory.
 const MEMORY_LEFT: u64 = 256 << 20;
+
+/// How many of the paths that could not be removed are named: enough to find the rest.
+const NAMED: usize = 8;
+
+/// Whoever may write into a directory, apart from its owner.
+const OTHERS_WRITE: u32 = 0o022;
+/// Only the owner of an entry may rename or remove it.
+const STICKY: u32 = 0o1000;
 
 /// A directory in memory. Dropping it leaves it in place: [`Volume::wipe`] is a step of sealing, with its own record.
 #[derive(Debug)]
@@ -66,13 +74,8 @@ impl Volume {
     /// # Errors
     /// When swap could take it, or when something else is at `path`.
     pub fn open(path: &Path, owner: Option<Owner>) -> Result<Self, Failure> {
-        let room = available_memory()?.saturating_sub(MEMORY_LEFT);
-        if room == 0 {
-            return Err(Failure::failed(
-                "no memory is free for the volume that plaintext lives on",
-            ));
-        }
-        prepare(path)?;
+        let room = free_memory()?;
+        let path = &Place::of(path)?.prepare()?;
         if rustix::process::geteuid().is_root() {
             Self::mount(path, room, owner)
         } else {
@@ -80,20 +83,32 @@ impl Volume {
         }
     }
 
-    /// Refuses what does not fit.
+    /// How much a volume at `path` would hold, found out without making anything.
     ///
     /// # Errors
-    /// Says how much is needed, how much there is, and what to do.
-    pub fn fits(&self, need: u64) -> Result<(), Failure> {
-        if need <= self.room {
-            return Ok(());
+    /// As [`Volume::open`], as far as that can be said before.
+    pub fn foresee(path: &Path) -> Result<Room, Failure> {
+        let room = free_memory()?;
+        let place = Place::of(path)?;
+        let there = match std::fs::symlink_metadata(&place.path) {
+            Ok(meta) => {
+                place.check(&meta)?;
+                &place.path
+            }
+            Err(_) => &place.parent,
+        };
+        if rustix::process::geteuid().is_root() {
+            return Ok(Room(room));
         }
-        Err(Failure::failed(format!(
-            "{} are needed in memory and {} are free",
-            mib(need),
-            mib(self.room)
-        ))
-        .hint("order fewer registries at a time, enlarge the tmpfs, or use a larger machine"))
+        in_memory(there)?;
+        let stat =
+            statvfs(there).map_err(|why| Failure::failed(format!("{}: {why}", there.display())))?;
+        Ok(Room(room.min(stat.f_bavail.saturating_mul(stat.f_frsize))))
+    }
+
+    /// How much it holds.
+    pub fn room(&self) -> Room {
+        Room(self.room)
     }
 
     /// Where it is.
@@ -107,32 +122,51 @@ impl Volume {
     }
 
     /// Removes everything on it; with a mount of its own, unmounts. The pages return to the kernel, which clears them
-    /// before anybody gets them.
+    /// before anybody gets them. What cannot be removed does not keep the rest.
     ///
     /// # Errors
-    /// When something still holds it open.
+    /// When plaintext may be left: says what, where, and why.
     pub fn wipe(self) -> Result<(), Failure> {
-        for entry in std::fs::read_dir(&self.path).map_err(|why| io(&self.path, why))? {
-            let path = entry.map_err(|why| io(&self.path, why))?.path();
-            let gone = if path.is_dir() && !path.is_symlink() {
-                std::fs::remove_dir_all(&path)
-            } else {
-                std::fs::remove_file(&path)
-            };
-            gone.map_err(|why| io(&path, why))?;
-        }
+        let mut left = Vec::new();
+        clear(&self.path, &mut left);
         if self.mounted {
-            // A lazy unmount would leave the plaintext mounted for whoever holds it; by now nobody may.
-            unmount(&self.path, UnmountFlags::empty()).map_err(|why| {
-                Failure::failed(format!("unmounting {}: {why}", self.path.display()))
-            })?;
+            // A lazy unmount would leave the plaintext mounted for whoever holds it; by now nobody may. What could not
+            // be removed goes with the mount.
+            return match unmount(&self.path, UnmountFlags::empty()) {
+                Ok(()) => {
+                    // The mount point may belong to a directory that we may not change; it is empty.
+                    let _ = std::fs::remove_dir(&self.path);
+                    Ok(())
+                }
+                Err(why) => {
+                    left.push(format!("{}: unmounting it: {why}", self.path.display()));
+                    Err(self.not_wiped(&left))
+                }
+            };
         }
-        match std::fs::remove_dir(&self.path) {
-            Ok(()) => Ok(()),
-            // A mount point given by configuration may belong to a directory that we may not change.
-            Err(_) if self.mounted => Ok(()),
-            Err(why) => Err(io(&self.path, why)),
+        if left.is_empty()
+            && let Err(why) = std::fs::remove_dir(&self.path)
+        {
+            left.push(format!("{}: {why}", self.path.display()));
         }
+        if left.is_empty() {
+            return Ok(());
+        }
+        Err(self.not_wiped(&left))
+    }
+
+    fn not_wiped(&self, left: &[String]) -> Failure {
+        let mut named = left[..left.len().min(NAMED)].join("; ");
+        if left.len() > NAMED {
+            named.push_str(&format!("; and {} more", left.len() - NAMED));
+        }
+        let path = self.path.display();
+        let remove = if self.mounted {
+            format!("`fuser -m {path}` names who holds it; end that, then `umount {path}`")
+        } else {
+            format!("remove {path} by hand, as root if need be")
+        };
+        Failure::failed(format!("plaintext may be left: {named}")).hint(remove)
     }
 
     fn mount(path: &Path, room: u64, owner: Option<Owner>) -> Result<Self, Failure> {
@@ -163,16 +197,7 @@ impl Volume {
     }
 
     fn share(path: &Path, room: u64, owner: Option<Owner>) -> Result<Self, Failure> {
-        if !on_tmpfs(path)? {
-            return Err(Failure::failed(format!(
-                "{} is on a disk, and mounting a tmpfs there takes root",
-                path.display()
-            ))
-            .hint(
-                "set activation.path to a directory on a tmpfs, such as /dev/shm/legation-live",
-            ));
-        }
-        no_swap()?;
+        in_memory(path)?;
         let stat =
             statvfs(path).map_err(|why| Failure::failed(format!("{}: {why}", path.display())))?;
         let room = room.min(stat.f_bavail.saturating_mul(stat.f_frsize));
@@ -188,28 +213,192 @@ impl Volume {
     }
 }
 
-/// The directory, empty and 0700. Something left from a crash is refused rather than covered.
-fn prepare(path: &Path) -> Result<(), Failure> {
-    match std::fs::read_dir(path) {
-        Ok(mut entries) => {
-            if entries.next().is_some() {
-                return Err(Failure::new(Code::Locked, format!("{} is not empty: another activation runs there, or one was killed", path.display()))
-                    .hint(format!("stop what still runs there, then `umount {}` (or empty it), or set another activation.path", path.display())));
-            }
-            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
-            std::fs::set_permissions(path, mode).map_err(|why| io(path, why))
+/// How much fits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room(u64);
+
+impl Room {
+    /// Refuses what does not fit.
+    ///
+    /// # Errors
+    /// Says how much is needed, how much there is, and what to do.
+    pub fn fits(self, need: u64) -> Result<(), Failure> {
+        let Self(room) = self;
+        if need <= room {
+            return Ok(());
         }
-        Err(why) if why.kind() == std::io::ErrorKind::NotFound => std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(|why| io(path, why)),
-        Err(why) => Err(io(path, why)),
+        Err(Failure::failed(format!(
+            "{} are needed in memory and {} are free",
+            mib(need),
+            mib(room)
+        ))
+        .hint("order fewer registries at a time, enlarge the tmpfs, or use a larger machine"))
+    }
+}
+
+/// Removes what is in a directory, as far as that can be, and notes what stays.
+fn clear(dir: &Path, left: &mut Vec<String>) {
+    let mut keep = |path: &Path, why: std::io::Error| {
+        if why.kind() != std::io::ErrorKind::NotFound {
+            left.push(format!("{}: {why}", path.display()));
+        }
+    };
+    // A captured directory may have come with a mode that forbids its owner to write into it.
+    let opened = std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700));
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(why) => return keep(dir, opened.err().unwrap_or(why)),
+    };
+    let mut below = Vec::new();
+    for entry in entries {
+        match entry {
+            // The kind of the entry itself: a link is removed, never followed.
+            Ok(entry) if entry.file_type().is_ok_and(|kind| kind.is_dir()) => {
+                below.push(entry.path());
+            }
+            Ok(entry) => {
+                let path = entry.path();
+                if let Err(why) = std::fs::remove_file(&path) {
+                    keep(&path, why);
+                }
+            }
+            Err(why) => keep(dir, why),
+        }
+    }
+    for path in below {
+        let before = left.len();
+        clear(&path, left);
+        // What keeps it is named already.
+        if left.len() == before
+            && let Err(why) = std::fs::remove_dir(&path)
+        {
+            left.push(format!("{}: {why}", path.display()));
+        }
+    }
+}
+
+/// Where a volume goes: a directory that nobody but us can have put there, or can replace.
+#[derive(Debug)]
+struct Place {
+    /// Canonical.
+    parent: PathBuf,
+    path: PathBuf,
+    /// Others may put entries into the parent, though not touch ours.
+    shared: bool,
+}
+
+impl Place {
+    /// Looks at the place without changing it, apart from the parent, which is made when it is missing.
+    fn of(path: &Path) -> Result<Self, Failure> {
+        let no_place = || {
+            Failure::usage(format!("{} names no directory", path.display()))
+                .hint("set activation.path to a directory of its own, such as /srv/legation-live")
+        };
+        let name = path.file_name().ok_or_else(no_place)?;
+        let parent = match path.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+            Some(parent) => parent,
+            None => return Err(no_place()),
+        };
+        if !parent.exists() {
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(parent)
+                .map_err(|why| io(parent, why))?;
+        }
+        let parent = parent.canonicalize().map_err(|why| io(parent, why))?;
+        let meta = std::fs::metadata(&parent).map_err(|why| io(&parent, why))?;
+        let others = meta.mode() & OTHERS_WRITE != 0;
+        let sticky = meta.mode() & STICKY != 0;
+        if others && !sticky {
+            return Err(Failure::failed(format!(
+                "others may write into {} (mode {:04o}) and could put another directory in the volume's place",
+                parent.display(),
+                meta.mode() & 0o7777
+            ))
+            .hint(format!(
+                "chmod go-w {}, or set another activation.path",
+                parent.display()
+            )));
+        }
+        Ok(Self {
+            path: parent.join(name),
+            parent,
+            shared: others,
+        })
+    }
+
+    /// The directory, ours, empty and 0700. Something left from a crash is refused rather than covered.
+    fn prepare(self) -> Result<PathBuf, Failure> {
+        let path = self.path.as_path();
+        match std::fs::symlink_metadata(path) {
+            Ok(meta) => {
+                self.check(&meta)?;
+                std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
+                    .map_err(|why| io(path, why))?;
+            }
+            Err(why) if why.kind() == std::io::ErrorKind::NotFound => std::fs::DirBuilder::new()
+                .mode(0o700)
+                .create(path)
+                .map_err(|why| io(path, why))?,
+            Err(why) => return Err(io(path, why)),
+        }
+        Ok(self.path)
+    }
+
+    fn check(&self, meta: &std::fs::Metadata) -> Result<(), Failure> {
+        let path = self.path.display();
+        let other = |what: String| {
+            Err(Failure::failed(what).hint(format!(
+                "remove {path}, or set another activation.path; legation makes the directory itself"
+            )))
+        };
+        if meta.is_symlink() {
+            return other(format!("{path} is a link; plaintext does not follow links"));
+        }
+        if !meta.is_dir() {
+            return other(format!("{path} is no directory"));
+        }
+        if std::fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_some()) {
+            return Err(Failure::new(
+                Code::Locked,
+                format!("{path} is not empty: another activation runs there, or one was killed"),
+            )
+            .hint(format!(
+                "stop what still runs there, then `umount {path}` (or empty it), or set another activation.path"
+            )));
+        }
+        if meta.uid() != rustix::process::geteuid().as_raw() {
+            return other(format!(
+                "{path} belongs to another user (uid {}), who could read what is put there",
+                meta.uid()
+            ));
+        }
+        if self.shared && meta.mode() & 0o777 != 0o700 {
+            return other(format!(
+                "{path} lies where everybody may write and has mode {:04o}, not 0700",
+                meta.mode() & 0o7777
+            ));
+        }
+        Ok(())
     }
 }
 
 fn denied(path: &Path, why: Errno) -> Failure {
     Failure::failed(format!("mounting a tmpfs at {}: {why}", path.display()))
+}
+
+/// Refuses a disk, and memory that could reach one.
+fn in_memory(path: &Path) -> Result<(), Failure> {
+    if !on_tmpfs(path)? {
+        return Err(Failure::failed(format!(
+            "{} is on a disk, and mounting a tmpfs there takes root",
+            path.display()
+        ))
+        .hint("set activation.path to a directory on a tmpfs, such as /dev/shm/legation-live"));
+    }
+    no_swap()
 }
 
 fn on_tmpfs(path: &Path) -> Result<bool, Failure> {
@@ -232,6 +421,16 @@ fn no_swap() -> Result<(), Failure> {
         Some(name) => Err(Failure::failed(format!(
             "swap on {name} could take plaintext to a disk, and this kernel's tmpfs has no noswap; run `swapoff {name}` first"
         ))),
+    }
+}
+
+/// What a volume may take.
+fn free_memory() -> Result<u64, Failure> {
+    match available_memory()?.saturating_sub(MEMORY_LEFT) {
+        0 => Err(Failure::failed(
+            "no memory is free for the volume that plaintext lives on",
+        )),
+        room => Ok(room),
     }
 }
 

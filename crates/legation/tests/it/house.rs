@@ -190,6 +190,90 @@ fn documents_name_only_verbs_that_exist() {
     }
 }
 
+/// What a shell would make of a line: words, up to a comment, a pipe, a redirection or another command.
+fn words(line: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut quote = None;
+    for c in line.chars() {
+        let begun = words.last().is_some_and(|word| !word.is_empty());
+        match (quote, c) {
+            (None, '"' | '\'') => quote = Some(c),
+            (Some(open), _) if open == c => quote = None,
+            (None, '|' | '>' | ';' | '&') => break,
+            (None, '#') if !begun => break,
+            (None, ' ') => {
+                if begun {
+                    words.push(String::new());
+                }
+            }
+            _ => words.last_mut().expect("a word").push(c),
+        }
+    }
+    // What goes on as before is left out in prose.
+    words.retain(|word| !word.is_empty() && word != "…" && word != "...");
+    words
+}
+
+/// Command lines of a document: whole lines of its code, and what stands in its text as code.
+fn commands(text: &str) -> (Vec<String>, Vec<String>) {
+    let (mut typed, mut named) = (Vec::new(), Vec::new());
+    let mut fenced = false;
+    let joined = text.replace("\\\n", " ");
+    for line in joined.lines() {
+        if line.trim_start().starts_with("```") {
+            fenced = !fenced;
+        } else if fenced || line.starts_with("    ") {
+            typed.extend(
+                line.trim()
+                    .starts_with("legation ")
+                    .then(|| line.trim().to_owned()),
+            );
+        } else {
+            let inside = line.split('`').skip(1).step_by(2);
+            named.extend(
+                inside
+                    .filter(|c| c.starts_with("legation "))
+                    .map(str::to_owned),
+            );
+        }
+    }
+    (typed, named)
+}
+
+#[test]
+fn documented_command_lines_parse() {
+    use clap::Parser;
+    use clap::error::ErrorKind;
+    let mut all = vec![root().join("README.md"), root().join("CHANGELOG.md")];
+    files(&root().join("docs"), ".md", &mut all);
+    let (mut wrong, mut seen) = (Vec::new(), 0);
+    for path in all {
+        let (typed, named) = commands(&read(&path));
+        let whole = typed.into_iter().map(|line| (line, true));
+        for (line, whole) in whole.chain(named.into_iter().map(|line| (line, false))) {
+            let Err(error) = legation::cli::Cli::try_parse_from(words(&line)) else {
+                seen += 1;
+                continue;
+            };
+            let fine = match error.kind() {
+                // `legation help VERB` and the like.
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => true,
+                ErrorKind::InvalidSubcommand => line.starts_with("legation help "),
+                // Text may name a verb, or a part of what is typed.
+                ErrorKind::MissingRequiredArgument
+                | ErrorKind::MissingSubcommand
+                | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => !whole,
+                _ => false,
+            };
+            if !fine {
+                wrong.push(format!("{}: {line}\n{error}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(seen >= 30, "only {seen} command lines were found");
+}
+
 #[test]
 fn every_file_can_be_read_in_one_sitting() {
     for path in sources() {

@@ -2,6 +2,7 @@
 //!
 //! Worlds come from `legation-world`, which uses none of the program's code.
 
+mod activation;
 mod agent;
 mod full;
 mod golden;

@@ -129,6 +129,14 @@ fn only_inert_settings_are_carried() {
     assert!(access(&serve).contains("host all all all scram-sha-256"));
     serve.tcp_auth = TcpAuth::Trust;
     assert!(access(&serve).contains("host all all all trust"));
+    serve.tcp_auth = TcpAuth::Reject;
+    assert!(access(&serve).contains("host all all all reject"));
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("pg_hba.conf"), access(&serve)).unwrap();
+    admit(dir.path(), TcpAuth::Scram, None).unwrap();
+    let text = fs::read_to_string(dir.path().join("pg_hba.conf")).unwrap();
+    serve.tcp_auth = TcpAuth::Scram;
+    assert_eq!(text, access(&serve));
     serve.listen.clear();
     assert!(!access(&serve).contains("host"));
 }

@@ -38,9 +38,9 @@ pub struct Args {
     /// All registries
     #[arg(long)]
     all: bool,
-    /// What may be done
-    #[arg(long, value_name = "MODE", default_value = "read-only")]
-    grant: String,
+    /// What may be done: for activate verify, read-only or read-write (read-only without it); for grant read
+    #[arg(long, value_name = "MODE")]
+    grant: Option<String>,
     /// At which embassy
     #[arg(long, value_name = "LABEL")]
     at: Option<String>,
@@ -66,11 +66,34 @@ enum ActArg {
     Grant,
 }
 
+impl Args {
+    /// What may be done: as told, if the act allows it.
+    fn mode(&self) -> Result<Mode, Failure> {
+        let (usual, allowed) = match self.act {
+            ActArg::Activate => (
+                Mode::ReadOnly,
+                &[Mode::Verify, Mode::ReadOnly, Mode::ReadWrite][..],
+            ),
+            ActArg::Grant => (Mode::Read, &[Mode::Read][..]),
+        };
+        let Some(text) = &self.grant else {
+            return Ok(usual);
+        };
+        let mode = text.parse().ok().filter(|mode| allowed.contains(mode));
+        mode.ok_or_else(|| {
+            let allowed: Vec<_> = allowed.iter().map(ToString::to_string).collect();
+            Failure::usage(format!("--grant {text}: {}", allowed.join(", ")))
+                .hint("an activation starts registries; a grant lets one person read")
+        })
+    }
+}
+
 /// Runs the verb.
 pub(super) fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
     for path in [args.out.clone(), orders::annex_path(&args.out)] {
         super::fresh(&path, "--out")?;
     }
+    let grant = args.mode()?;
     let desk = Desk::open(ctx)?;
     desk.ledger.clean()?;
     let version: VersionPick = args.version.parse().map_err(|_| {
@@ -84,12 +107,6 @@ pub(super) fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
         .iter()
         .map(|id| scoped(&desk, *id, version))
         .collect::<Result<Vec<_>, _>>()?;
-    let grant: Mode = args.grant.parse().map_err(|_| {
-        Failure::usage(format!(
-            "--grant {}: verify, read-only, read-write or read",
-            args.grant
-        ))
-    })?;
     let state = desk.state();
     let label = match &args.at {
         Some(label) => label

@@ -16,7 +16,6 @@ use crate::exit::{Code, Failure};
 use crate::officers::release::file;
 use crate::officers::released::Released;
 use crate::officers::{create, orders, read_bounded};
-use crate::watch::Watch;
 
 /// A release of the largest size that embassies take.
 const MAX_FILE: u64 = 4 << 20;
@@ -70,7 +69,14 @@ pub(super) fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
         desk.client.put_attachment(key.encode().to_vec())?;
     }
     let signed = orders::gather(&text, desk.state().mandate(), &args.approval)?;
-    let receipt = desk.client.submit(&signed)?;
+    let receipt = desk.client.submit(&signed).map_err(|why| {
+        let failure = Failure::from(why);
+        if args.approval.is_empty() {
+            return failure
+                .hint("name each officer's signature: --approval order.txt.officer-1.sig");
+        }
+        failure
+    })?;
     ctx.out.fact(
         "accepted",
         &serde_json::json!({
@@ -88,7 +94,7 @@ pub(super) fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
     if order.act == Act::Activate {
         wait_for_session(&mut desk, &order, args.wait.0, ctx)?;
     }
-    let slips = write_bundle(&desk, &order, &text, &annex, &bundle)?;
+    let slips = write_bundle(&desk, &order, &text, &annex, &bundle, ctx)?;
     ctx.out.fact(
         "bundle",
         &serde_json::json!({ "order": order.order, "bundle": bundle, "slips": slips, "entries": desk.ledger.mirror.size() }),
@@ -182,6 +188,7 @@ fn write_bundle(
     text: &str,
     annex: &Path,
     bundle: &Path,
+    ctx: &Ctx,
 ) -> Result<usize, Failure> {
     let fail =
         |path: &Path, why: std::io::Error| Failure::failed(format!("{}: {why}", path.display()));
@@ -193,7 +200,11 @@ fn write_bundle(
     }
     let slips = part.join(file::SLIPS);
     std::fs::create_dir_all(&slips).map_err(|why| fail(&slips, why))?;
-    desk::mirror(&desk.client, &part.join(file::LOG), &Watch::unseen())?;
+    let log = ctx.watch("log", "entries");
+    desk::mirror(&desk.client, &part.join(file::LOG), &log)?;
+    log.finish();
+    let watch = ctx.watch("slips", "slips");
+    watch.total(order.registry.iter().map(|row| row.epochs.count()).sum());
     let mut count = 0;
     for row in &order.registry {
         let epochs = desk
@@ -204,6 +215,8 @@ fn write_bundle(
             .iter()
             .filter(|epoch| row.epochs.contains(epoch.epoch))
         {
+            watch.go_on()?;
+            watch.add(1);
             let bytes = desk.client.get_object(Kind::Slip, &epoch.slip)?;
             if Digest::of(&bytes) != epoch.slip {
                 return Err(Failure::new(

@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use crate::identity::{Identity, Role};
 use crate::ledger::origin;
 use crate::officers::card::OfficerCard;
+use crate::officers::names::Names;
 use crate::officers::plan::{Quorum, StateFile};
 use crate::officers::release::{Brought, Bundle, file};
 use crate::officers::{SystemEntropy, ceremony, create, now, orders, prove, ssh};
@@ -276,6 +277,11 @@ impl World {
         (path, text, key)
     }
 
+    /// The state.
+    pub fn state(&self) -> StateId {
+        StateId::of_mandate(self.signed.text().as_bytes())
+    }
+
     pub fn approve(&self, order: &Path, numbers: &[usize]) -> Vec<PathBuf> {
         let (mandate, _) = prove::load_mandate(&self.path("founding/mandate.txt")).unwrap();
         let approve = |number: &usize| {
@@ -284,9 +290,12 @@ impl World {
                 annex: &orders::annex_path(order),
                 officer: &Self::officer(*number),
                 ssh_key: &self.path(&format!("{number}.ssh")),
-                mandate: Some(&mandate),
+                mandate: Some((self.state(), &mandate)),
             };
-            orders::approve(told, now().unwrap()).unwrap().1
+            let names = Names::default();
+            orders::approve(told, &names, now().unwrap(), &|_, _| {})
+                .unwrap()
+                .1
         };
         numbers.iter().map(approve).collect()
     }

@@ -13,7 +13,7 @@ use legation_world::world::World;
 use super::{Checks, desk, stop_agents};
 
 /// A copy of a configuration file beside it, changed.
-fn changed(path: &Path, name: &str, old: &str, new: &str) -> PathBuf {
+pub fn changed(path: &Path, name: &str, old: &str, new: &str) -> PathBuf {
     let text = fs::read_to_string(path).expect("reading a configuration");
     assert!(text.contains(old), "{} has no {old:?}", path.display());
     let copy = path.with_file_name(name);
@@ -113,11 +113,77 @@ pub fn configuration(world: &World, checks: &mut Checks) {
             &["founds the state", "compare"],
         );
     }
+    all_at_once(world, checks);
     checks.check(
         "an unknown verb",
         world.legation.run(args!["verison"]),
         2,
         &["version"],
+    );
+}
+
+/// `config check` says what the role would refuse at its start, all of it.
+fn all_at_once(world: &World, checks: &mut Checks) {
+    let agent = world.path("home/agent/agent.toml");
+    let embassy = world.path("embassy/embassy.toml");
+    let person = world.person();
+    let check = |config: &Path| {
+        world
+            .legation
+            .run(args!["config", "check", "--config", config])
+    };
+    for good in [&agent, &embassy, &person] {
+        checks.check("a good configuration", check(good), 0, &["well-formed"]);
+    }
+    let open = world.path("home/agent/open.toml");
+    fs::copy(world.path("home/agent/locators.toml"), &open).expect("copying locators");
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o644)).expect("opening a file");
+    let bad = changed(&agent, "bad-agent.toml", &world.state, "lgn1-nowhere");
+    let bad = changed(&bad, "bad-agent.toml", "id = \"r-", "id = \"x-");
+    let bad = changed(&bad, "bad-agent.toml", "locators.toml", "open.toml");
+    let words = &[
+        "state \"lgn1-nowhere\"",
+        "id \"x-",
+        "open.toml has mode 0644",
+        "registries.toml",
+    ];
+    checks.check("a bad agent's configuration", check(&bad), 2, words);
+    let bad = changed(&embassy, "bad-embassy.toml", "embassy.key", "absent.key");
+    let bad = changed(&bad, "bad-embassy.toml", "mandate.signed", "absent.signed");
+    let words = &[
+        "absent.key",
+        "embassy --init",
+        "absent.signed",
+        "mandate.keys",
+    ];
+    checks.check("a bad embassy's configuration", check(&bad), 2, words);
+    let bad = changed(&person, "bad-legation.toml", "desk.key", "absent.key");
+    let bad = changed(&bad, "bad-legation.toml", "registries.toml", "absent.toml");
+    let words = &[
+        "absent.key",
+        "legation officer new NAME --client",
+        "absent.toml",
+    ];
+    checks.check("a bad desk's configuration", check(&bad), 2, words);
+    let nowhere = world.path("desk/nowhere.toml");
+    let ran = world.legation.run(args!["status", "--config", nowhere]);
+    checks.check(
+        "status without configuration",
+        ran,
+        2,
+        &["hint: ", "agent.toml"],
+    );
+    let state = world.path("desk/bad-state.toml");
+    fs::write(&state, "format = 1\ngenerashions = 8\n").expect("writing state.toml");
+    let out = world.path("desk/never-founded");
+    let ran = world.legation.run(args![
+        "ceremony", "found", state, "--need", "3", "--of", "5", "--abroad", "1", "--out", out
+    ]);
+    checks.check(
+        "a typo in state.toml",
+        ran,
+        2,
+        &["did you mean \"generations\"?"],
     );
 }
 
@@ -150,7 +216,7 @@ pub fn files(world: &World, checks: &mut Checks) {
     }
     let nowhere = world.path("nowhere");
     let ran = world.legation.run(args!["verify", "--store", nowhere]);
-    checks.check("no store there", ran, 10, &["nowhere"]);
+    checks.check("no store there", ran, 10, &["nowhere", "embassy.toml"]);
     let ran = world.legation.run(args!["log", "verify", nowhere]);
     checks.check("no log there", ran, 10, &["nowhere"]);
     formats(world, checks);

@@ -95,6 +95,9 @@ fn founded(registries: &[Registry]) -> World {
     let mut world = World::new(options).expect("making a world");
     world.ceremony().expect("founding a state");
     world.start_home().expect("making home");
+    if registries.contains(&Registry::Gazette) {
+        reading::oddities(&world.path("home/gazette"));
+    }
     world.start_embassy().expect("starting the embassy");
     world
 }

@@ -9,6 +9,7 @@ use legation_world::cli::stock;
 use legation_world::process::Ran;
 use legation_world::world::{Order, World};
 
+use super::machine::changed;
 use super::{Checks, desk, past};
 
 /// `order submit` with an annex that lies elsewhere.
@@ -60,6 +61,7 @@ pub fn refused(world: &World, checks: &mut Checks) {
     let annex = order.beside("annex.txt");
     let text = fs::read_to_string(&order.text).expect("reading the order");
     quorum(world, checks, &order, &annex);
+    deceived(world, checks, &order, &annex);
     with_old_signatures(world, checks, &order, &annex, &text);
     freshly_signed(world, checks, &annex, &text);
     deceiving(world, checks, &annex, &text);
@@ -103,6 +105,123 @@ fn quorum(world: &World, checks: &mut Checks, order: &Order, annex: &Path) {
             &[words],
         );
     }
+}
+
+/// What an officer is shown, and whether anything is checked at all.
+fn deceived(world: &World, checks: &mut Checks, order: &Order, annex: &Path) {
+    let names = world.path("desk/founding/registries.toml");
+    changed(&names, "other.toml", "title = \"", "title = \"Not the ");
+    let person = changed(
+        &world.person(),
+        "spoofed.toml",
+        "registries.toml",
+        "other.toml",
+    );
+    let key = world.officers[0].ssh_key();
+    let approve = |officer: &str, more: &[std::ffi::OsString]| {
+        let mut all = args![
+            "order",
+            "approve",
+            order.text,
+            "--annex",
+            annex,
+            "--as",
+            officer,
+            "--ssh-key",
+            key
+        ]
+        .to_vec();
+        all.extend_from_slice(more);
+        world.legation.run(all)
+    };
+    let words = &["the annex calls", "Not the ", "do not sign"];
+    let ran = world.legation.run(args![
+        "order", "show", order.text, "--annex", annex, "--config", person
+    ]);
+    checks.check("an annex with other names, shown", ran, 8, words);
+    let config = args!["--config", person];
+    checks.check(
+        "an annex with other names, approved",
+        approve("officer-1", &config),
+        8,
+        words,
+    );
+    let config = args!["--config", world.person()];
+    let shown = &["Valid until", "Reason: ", "signature"];
+    checks.check(
+        "approving shows the order",
+        approve("officer-1", &config),
+        0,
+        shown,
+    );
+    checks.check(
+        "approving as nobody",
+        approve("nobody", &config),
+        8,
+        &["knows no officer nobody"],
+    );
+    checks.check(
+        "approving as a path",
+        approve("../officer-1", &config),
+        2,
+        &["no officer's name"],
+    );
+    let words = &["Valid until", "no mandate is at hand", "--mandate FILE"];
+    checks.check(
+        "approving without a mandate",
+        approve("officer-1", &[]),
+        0,
+        words,
+    );
+    let mandate = world.path("desk/founding/mandate.txt");
+    let text = fs::read_to_string(&mandate).expect("reading the mandate");
+    let other = mandate.with_file_name("other-mandate.txt");
+    let later = text.replacen("created: 20", "created: 21", 1);
+    assert_ne!(later, text, "the mandate did not change");
+    fs::write(&other, later).expect("writing a mandate");
+    let ran = approve("officer-1", &args!["--mandate", other]);
+    checks.check(
+        "a mandate of another state",
+        ran,
+        8,
+        &["the mandate founds"],
+    );
+    let ran = approve("officer-1", &args!["--mandate", mandate]);
+    checks.check("the mandate of this state", ran, 0, &["signature"]);
+
+    let ran = submit(world, &order.text, annex, &[]);
+    checks.check("no approval, with what to add", ran, 5, &["--approval"]);
+    let out = world.path("desk/usual.txt");
+    let ran = desk(
+        world,
+        args!["order", "new", "grant", "gazette", "--out", out],
+    );
+    checks.check(
+        "a grant is for reading without saying so",
+        ran,
+        0,
+        &["written to"],
+    );
+    let out = world.path("desk/unusual.txt");
+    for (act, mode) in [
+        ("grant", "read-only"),
+        ("activate", "read"),
+        ("activate", "all"),
+    ] {
+        let ran = desk(
+            world,
+            args![
+                "order", "new", act, "gazette", "--grant", mode, "--out", out
+            ],
+        );
+        checks.check(
+            &format!("{act} for {mode}"),
+            ran,
+            2,
+            &["--grant", mode, "hint: "],
+        );
+    }
+    checks.hold("no order was written", !out.exists());
 }
 
 /// One thing changed after the officers signed.

@@ -1,11 +1,77 @@
 //! Reading and restoring: without a grant, with one for something else, with another key, over what is there.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use legation_world::args;
 use legation_world::world::{Order, World};
 
 use super::{Checks, desk};
+
+/// A name that is no text, and would clear a terminal.
+const ODD: &[u8] = b"odd/\xff\x1b[2J";
+
+/// Entries that are not plain files with plain names.
+pub fn oddities(gazette: &Path) {
+    fs::create_dir(gazette.join("odd")).expect("making a directory");
+    fs::write(gazette.join("odd/file"), "the bytes").expect("writing a file");
+    fs::hard_link(gazette.join("odd/file"), gazette.join("odd/name")).expect("a second name");
+    std::os::unix::fs::symlink("file", gazette.join("odd/sign")).expect("a link");
+    fs::write(gazette.join(OsStr::from_bytes(ODD)), "odd").expect("writing a file");
+}
+
+/// What is no file is not given out as an empty one; what others named cannot write to the terminal.
+fn odd(world: &World, checks: &mut Checks, grant: &Order) {
+    let dump = |path: &OsStr| {
+        let order = &grant.text;
+        desk(
+            world,
+            args!["dump", "gazette", "latest", path, "--order", order],
+        )
+    };
+    for (path, bytes) in [
+        (OsStr::new("odd/file"), "the bytes"),
+        (OsStr::new("odd/name"), "the bytes"),
+        (OsStr::from_bytes(ODD), "odd"),
+    ] {
+        let ran = checks.check(&format!("dump {path:?}"), dump(path), 0, &[]);
+        checks.hold(
+            &format!("dump {path:?} gives its bytes"),
+            ran.is_some_and(|ran| ran.out == bytes),
+        );
+    }
+    for (path, words) in [
+        ("odd", &["odd is a directory", "legation restore"][..]),
+        ("odd/sign", &["odd/sign is a link to file"][..]),
+    ] {
+        let ran = checks.check(&format!("dump {path}"), dump(OsStr::new(path)), 2, words);
+        checks.hold(
+            "nothing is given out",
+            ran.is_some_and(|ran| ran.out.is_empty()),
+        );
+    }
+    let list = |more: &[std::ffi::OsString]| {
+        let order = &grant.text;
+        let mut all = args!["ls", "gazette", "latest", "odd/", "--order", order].to_vec();
+        all.extend_from_slice(more);
+        desk(world, all)
+    };
+    let ran = checks.check("ls of odd names", list(&[]), 0, &["odd/\\xff\\u{1b}[2J"]);
+    checks.hold(
+        "no escape reaches the terminal",
+        ran.is_some_and(|ran| !ran.out.contains('\x1b')),
+    );
+    let hex = ODD.iter().map(|byte| format!("{byte:02x}"));
+    let hex = format!("\"path_hex\":\"{}\"", hex.collect::<String>());
+    checks.check(
+        "ls of odd names for programs",
+        list(&args!["--json"]),
+        0,
+        &[&hex],
+    );
+}
 
 pub fn refused(world: &World, checks: &mut Checks, grant: &Order) {
     let to = world.path("desk/restored");
@@ -120,6 +186,7 @@ pub fn refused(world: &World, checks: &mut Checks, grant: &Order) {
         1,
         &["is not empty", "empty or new directory"],
     );
+    odd(world, checks, grant);
     wrong_keys(world, checks, grant);
     checks.hold("no directory was made", !to.exists());
     let ran = desk(
