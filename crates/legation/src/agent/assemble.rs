@@ -278,6 +278,7 @@ impl Agent {
             generation: log.generation().unwrap_or(Generation(1)),
             term: known.term,
             lost: BTreeSet::new(),
+            wal: Vec::new(),
             version,
             breaks: 1,
             capturing: 0,

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use legation_core::id::{Digest, EpochNo, Generation, RegistryId};
+use legation_core::id::{Digest, EpochNo, Generation, Lsn, RegistryId};
 use legation_core::keys::EpochRoot;
 use legation_core::slip::{self, SlipHeader};
 use legation_core::statement;
@@ -121,6 +121,14 @@ impl Epochs {
     pub fn number(&self) -> Option<EpochNo> {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         current.as_ref().map(|epoch| epoch.number)
+    }
+
+    /// Remembers that WAL from `from` on is sealed under this epoch: a base that starts later may need its key.
+    ///
+    /// # Errors
+    /// When it cannot be made durable.
+    pub fn wal_begins(&self, from: Lsn, epoch: EpochNo) -> Result<(), Failure> {
+        self.state.update(|memory| memory.wal_begins(from, epoch))
     }
 
     fn open(&self) -> Result<Epoch, Failure> {

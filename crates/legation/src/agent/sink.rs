@@ -163,6 +163,8 @@ impl Sealer {
         };
         let (sealer, opening) = StreamSealer::open(&start, &epoch.root, &*random()?, first)
             .map_err(|error| Failure::failed(format!("opening a stream: {error}")))?;
+        // Before the first frame is durable: no base may miss the key of WAL that it needs.
+        self.epochs.wal_begins(at, epoch.number)?;
         self.streams.begin(start.stream, &opening)?;
         tracing::debug!(registry = %self.registry, stream = %start.stream, epoch = epoch.number.0, lsn = %at, "stream begins");
         self.open = Some((epoch.number, sealer));

@@ -31,12 +31,43 @@ pub struct Memory {
     /// Epochs whose roots were lost before their slips could be used: what is sealed under them opens for nobody.
     #[serde(default)]
     pub lost: BTreeSet<EpochNo>,
+    /// Under which epochs WAL was sealed, in the order of their first bytes; back to where the next base can need it.
+    #[serde(default)]
+    pub wal: Vec<Sealed>,
     /// The newest version that the embassy's log holds.
     pub version: Option<Version>,
     /// How often continuity was lost: a version taken before the newest break is no base for what came after.
     pub breaks: u32,
     /// The count of breaks when the newest capture began.
     pub capturing: u32,
+}
+
+/// From where on WAL was sealed under an epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sealed {
+    /// The first byte.
+    pub from: Lsn,
+    /// The epoch.
+    pub epoch: EpochNo,
+}
+
+impl Memory {
+    /// WAL from `from` on is sealed under `epoch`. What an earlier stream was to hold from there on never came to be.
+    pub fn wal_begins(&mut self, from: Lsn, epoch: EpochNo) {
+        self.wal.retain(|one| one.from < from);
+        if self.wal.last().is_none_or(|last| last.epoch != epoch) {
+            self.wal.push(Sealed { from, epoch });
+        }
+    }
+
+    /// The epochs under which WAL from `from` to `to` is sealed. What only an earlier base needed is forgotten.
+    pub fn wal_epochs(&mut self, from: Lsn, to: Lsn) -> Vec<EpochNo> {
+        let first = self.wal.iter().rposition(|one| one.from <= from);
+        self.wal.drain(..first.unwrap_or(0));
+        let within = self.wal.iter().filter(|one| one.from < to);
+        within.map(|one| one.epoch).collect()
+    }
 }
 
 /// A version that the embassy's log holds.
@@ -159,3 +190,6 @@ impl State {
             .unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,10 +3,11 @@
 //! Order in the spool: packs as they fill, the index, the list, the commit. A kill before the commit is durable leaves
 //! packs that nobody will name, and they are removed at the next start.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use legation_core::id::{RegistryId, StreamId, Timeline, VersionNo};
+use legation_core::id::{EpochNo, RegistryId, StreamId, Timeline, VersionNo};
 use legation_core::pack::SealedPack;
 use legation_core::source::{Sink, SourceError, SourceResult};
 use legation_core::statement::{self, Branch, EpochSet, Name, Packs, RootRow, WalRange};
@@ -24,6 +25,7 @@ use super::state::State;
 use super::status::Board;
 use super::writer::{SystemEntropy, Writer, now};
 use crate::exit::{Code, Failure};
+use crate::recover::scope;
 use crate::stop::Stop;
 
 /// Takes the versions of one registry, one at a time.
@@ -164,6 +166,13 @@ impl Versions {
             Some((timeline, wal, stream)) => (Some(timeline), Some(wal), Some(stream)),
             None => (None, None, None),
         };
+        // Whoever may open this version can make it consistent: the keys of its WAL belong to it as those of its packs.
+        let mut epochs: BTreeSet<EpochNo> = list.epochs().into_iter().collect();
+        if let Some(wal) = &wal {
+            let (from, to) = (scope::begin(wal), wal.stop);
+            let sealed = self.state.update(|memory| memory.wal_epochs(from, to))?;
+            epochs.extend(sealed);
+        }
         let root = finished.root;
         let commit = statement::Commit {
             state: self.writer.state(),
@@ -175,7 +184,7 @@ impl Versions {
             parent: memory.version.map(|version| version.commit),
             class: self.class.clone(),
             suite: SUITE,
-            epochs: EpochSet::of(list.epochs())
+            epochs: EpochSet::of(epochs)
                 .ok_or_else(|| Failure::failed("a version cannot need so many separate epochs"))?,
             packs: Packs {
                 count: list.rows().len() as u64,

@@ -1,9 +1,7 @@
-//! Which journals a version needs, and so which epochs: from the segment in which its base began to the end.
-
-use std::collections::BTreeSet;
+//! Which journals a version needs: from the segment in which its base began to the end.
 
 use legation_core::id::{EpochNo, Lsn, StreamId, Term, Timeline};
-use legation_core::statement::Commit;
+use legation_core::statement::{Commit, WalRange};
 use legation_repo::http::wire::StreamBody;
 
 /// Segments of WAL are of 16 MiB unless a cluster was made otherwise; replay needs them from their start.
@@ -44,13 +42,18 @@ impl Held {
     }
 }
 
+/// Where the WAL begins that a version needs: the start of the segment in which its own begins.
+pub fn begin(wal: &WalRange) -> Lsn {
+    Lsn(wal.start.0 - wal.start.0 % SEGMENT)
+}
+
 /// The streams that a version needs to be replayed to the end, in the order of their first byte. None for a version
 /// without WAL.
 pub fn streams(commit: &Commit, held: &[Held]) -> Vec<Held> {
     let Some(wal) = &commit.wal else {
         return Vec::new();
     };
-    let from = Lsn(wal.start.0 - wal.start.0 % SEGMENT);
+    let from = begin(wal);
     let mut needed: Vec<_> = held
         .iter()
         .filter(|one| one.end > from && one.end > one.first && one.term == commit.term)
@@ -58,13 +61,4 @@ pub fn streams(commit: &Commit, held: &[Held]) -> Vec<Held> {
         .collect();
     needed.sort_by_key(|one| (one.first, one.end));
     needed
-}
-
-/// The epochs whose keys open a version and its journal.
-pub fn epochs(commit: &Commit, held: &[Held]) -> BTreeSet<EpochNo> {
-    commit
-        .epochs
-        .iter()
-        .chain(streams(commit, held).iter().map(|one| one.epoch))
-        .collect()
 }

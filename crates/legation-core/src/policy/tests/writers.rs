@@ -163,14 +163,23 @@ fn epochs_come_in_order_and_to_the_generation_in_use() {
     for spent in 1..=4 {
         let name = format!("2026-11-22-0000000{spent}");
         let order = world.grant(&name, &[3], &key);
-        world.must(world.approve(&order, &[1, 2, 4]));
-        let stale = world.write(
-            2,
-            Epoch {
-                generation: Generation(spent),
-                ..world.epoch(3)
-            },
-        );
+        let order = world.approve(&order, &[1, 2, 4]);
+        if spent == 4 {
+            // Only an activation may spend the last one.
+            assert_eq!(world.state.generations_left(), 1);
+            let why = "would spend the last vault generation";
+            outcome(&mut world, order, Err((Rule::LastGeneration, why)));
+            let order = world.order(&name, &[3]);
+            world.must(world.approve(&order, &[1, 2, 4]));
+        } else {
+            world.must(order);
+        }
+        let stale = Epoch {
+            generation: Generation(spent),
+            registry: registry(1),
+            ..world.epoch(1)
+        };
+        let stale = world.write(1, stale);
         let why = if spent == 4 {
             "every vault generation is spent"
         } else {
@@ -182,6 +191,9 @@ fn epochs_come_in_order_and_to_the_generation_in_use() {
             world.must(world.write(2, world.commit(3)));
         }
     }
+    // What is sealed to spent generations only may still be read.
+    let order = world.grant("2026-11-22-00000005", &[2], &key);
+    world.must(world.approve(&order, &[1, 2, 4]));
     assert_eq!(world.state.generation(), None);
 }
 

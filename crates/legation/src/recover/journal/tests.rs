@@ -232,11 +232,6 @@ fn a_version_needs_the_streams_from_its_segment_on() {
     let version = version(SEGMENT + 40, SEGMENT + 900);
     let held = [two, old, one];
     assert_eq!(scope::streams(&version.commit, &held), [one, two]);
-    let epochs: Vec<_> = scope::epochs(&version.commit, &held)
-        .into_iter()
-        .map(|epoch| epoch.0)
-        .collect();
-    assert_eq!(epochs, [1, 2, 3]);
     assert_eq!(
         reach(&[one, two]),
         Some((Lsn(SEGMENT), Lsn(SEGMENT + 1500)))
