@@ -127,12 +127,12 @@ pub(super) fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
         .collect::<Result<_, Failure>>()?;
     let annex = Annex {
         order: id.clone(),
-        salt: Bytes32(SystemEntropy.draw()?),
+        salt: Bytes32(*SystemEntropy.draw()?),
         registry: titles,
         reason: line("--reason", &args.reason)?,
     };
     let key = match args.act {
-        ActArg::Grant => Some(OpeningKey::from_seed(&SystemEntropy.draw()?)?),
+        ActArg::Grant => Some(OpeningKey::from_seed(&*SystemEntropy.draw()?)?),
         ActArg::Activate => None,
     };
     let step = (args.act == ActArg::Activate && grant == Mode::ReadWrite)
@@ -307,7 +307,7 @@ fn next_term(desk: &Desk, registries: &[RegistryId]) -> Result<TermStep, Failure
 
 fn order_id(now: legation_core::statement::Time) -> Result<OrderId, Failure> {
     let day = now.to_string();
-    let [a, b, c, d, ..] = SystemEntropy.draw()?;
+    let [a, b, c, d, ..] = *SystemEntropy.draw()?;
     let text = format!(
         "{}-{a:02x}{b:02x}{c:02x}{d:02x}",
         day.get(..10).unwrap_or_default()
