@@ -10,6 +10,10 @@ pub const MAX_VALIDITY: u64 = 31 * 24 * 3600 * 1000;
 /// time it is written; longer, and "latest" in its sentence would not be the latest.
 pub const MAX_UNSEEN: u64 = 3600 * 1000;
 
+/// The most epochs that one commit may name. A release carries the keys of about 2,600 in its 4 MiB; a version that
+/// needed more could never be opened, and half of it leaves room for the log that continues the version.
+pub const MAX_VERSION_EPOCHS: u64 = 1024;
+
 /// The most registries in one order.
 pub const MAX_SCOPE: usize = 256;
 

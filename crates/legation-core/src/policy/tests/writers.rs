@@ -198,6 +198,26 @@ fn epochs_come_in_order_and_to_the_generation_in_use() {
 }
 
 #[test]
+fn a_version_needs_no_more_epochs_than_a_release_carries() {
+    let mut world = World::lived();
+    while world.state.registry(registry(1)).unwrap().last_epoch() < EpochNo(1025) {
+        let epoch = world.epoch(1);
+        world.must(world.write(1, epoch));
+    }
+    let of = |world: &World, last| {
+        let mut commit = world.commit(1);
+        commit.epochs = EpochSet::range(EpochNo(1), EpochNo(last)).unwrap();
+        commit.root.epoch = EpochNo(last);
+        world.write(1, commit)
+    };
+    let many = of(&world, 1025);
+    let why = "the keys of 1025 epochs, and no release carries that many: at most 1024";
+    outcome(&mut world, many, Err((Rule::Fields, why)));
+    let most = of(&world, 1024);
+    outcome(&mut world, most, Ok(()));
+}
+
+#[test]
 fn versions_form_one_chain() {
     check(|w| w.write(1, w.commit(1)), Ok(()));
     check(
