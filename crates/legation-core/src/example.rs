@@ -377,13 +377,7 @@ impl World {
 
     /// An order to start registries for reading and writing, valid for twelve hours from the founding.
     pub fn order(&self, name: &str, numbers: &[u32]) -> Order {
-        let row = |n: &u32| ScopeRow {
-            registry: registry(*n),
-            epochs: self
-                .state
-                .scope(registry(*n), VersionPick::Latest, Some(Target::EndOfWal))
-                .expect("a version"),
-        };
+        let row = |n: &u32| self.scope(*n, Some(Target::EndOfWal));
         let term = self
             .state
             .registry(registry(numbers[0]))
@@ -414,6 +408,16 @@ impl World {
         order.with_sentence().expect("a sound order")
     }
 
+    /// What an order for a registry's newest version lists now.
+    pub fn scope(&self, n: u32, target: Option<Target>) -> ScopeRow {
+        let (id, size) = (registry(n), self.state.size());
+        let epochs = self.state.scope(id, VersionPick::Latest, target, size);
+        ScopeRow {
+            registry: id,
+            epochs: epochs.expect("a version"),
+        }
+    }
+
     /// A grant to read, to the key in `recipient`, which becomes an attachment.
     pub fn grant(&mut self, name: &str, numbers: &[u32], recipient: &OpeningKey) -> Order {
         let key = self.held.add(recipient.public().encode().to_vec());
@@ -421,6 +425,7 @@ impl World {
         let order = Order {
             act: Act::Grant,
             recipient: Recipient::Key(key),
+            registry: numbers.iter().map(|n| self.scope(*n, None)).collect(),
             target: None,
             grant: Mode::Read,
             term: None,

@@ -17,6 +17,8 @@ const WHAT: &str = "journal frame";
 const CHAIN: usize = 32;
 /// What a data frame holds beside its payload: header, method and two lengths, tag, chain value.
 const OVERHEAD: usize = FRAME_HEADER + 9 + TAG + CHAIN;
+/// The main branch of history.
+pub const MAIN: u16 = 0;
 /// The chain value before the opening frame.
 const NO_CHAIN: Digest = Digest([0; 32]);
 
@@ -159,7 +161,7 @@ impl FrameHeader {
 /// What the opening frame says beyond its header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Opening {
-    /// The branch of history: 0 is main.
+    /// The branch of history: [`MAIN`], the only one of this format.
     pub branch: u16,
     /// PostgreSQL's system identifier.
     pub system_id: u64,
@@ -185,7 +187,7 @@ impl Opening {
             ));
         }
         let mut r = Reader::new("opening frame", &frame[FRAME_HEADER..frame.len() - CHAIN]);
-        let branch = r.u16()?;
+        let branch = main_branch(r.u16()?)?;
         r.zeros(6)?;
         let system_id = r.u64()?;
         let previous = match (r.array()?, r.array()?) {
@@ -236,7 +238,7 @@ pub struct StreamStart {
     pub term: Term,
     /// The stream: random, never used before.
     pub stream: StreamId,
-    /// The branch: 0 is main.
+    /// The branch of history: [`MAIN`].
     pub branch: u16,
     /// PostgreSQL's system identifier.
     pub system_id: u64,
@@ -340,16 +342,21 @@ impl FrameHeader {
         let number = self.seq.checked_add(1);
         expect("number", number.unwrap_or(u64::MAX), next.seq)?;
         expect("position", self.end_lsn, next.first_lsn)?;
-        if next.timeline < self.timeline {
-            return Err(FormatError::misplaced(
-                WHAT,
-                "timeline",
-                self.timeline,
-                next.timeline,
-            ));
-        }
-        Ok(())
+        // A history that forks goes on in a stream of its own.
+        expect("timeline", self.timeline, next.timeline)
     }
+}
+
+/// A branch of history that this program does not know is never taken for the main one.
+fn main_branch(branch: u16) -> Result<u16, FormatError> {
+    if branch == MAIN {
+        return Ok(branch);
+    }
+    Err(FormatError::Unsupported {
+        what: "opening frame",
+        field: "branch",
+        found: branch.into(),
+    })
 }
 
 fn expect<T: PartialEq + std::fmt::Display>(
@@ -472,7 +479,7 @@ impl StreamSealer {
             .update(&start.stream.0)
             .update(&Digest::of(first_wal).0);
         let mut opening = Opening {
-            branch: start.branch,
+            branch: main_branch(start.branch)?,
             system_id: start.system_id,
             previous: start.previous,
             salt: *salt.finalize().as_bytes(),

@@ -40,7 +40,7 @@ pub trait Entropy {
     ///
     /// # Errors
     /// When the system has none to give; nothing may then be sealed.
-    fn draw(&mut self) -> Result<[u8; 32], FormatError>;
+    fn draw(&mut self) -> Result<Zeroizing<[u8; 32]>, FormatError>;
 }
 
 /// The root of one epoch: opens every pack and stream of one registry's epoch, and nothing else.
@@ -347,13 +347,14 @@ impl fmt::Debug for OpeningKey {
 }
 
 /// 32 random bytes expanded by BLAKE3 to the 64 that X-Wing's encapsulation draws.
-struct Expanded(blake3::OutputReader);
+struct Expanded(Zeroizing<blake3::OutputReader>);
 
 impl Expanded {
     fn new(rng: &[u8; 32]) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key("legation/v1 encapsulation randomness");
         hasher.update(rng);
-        let reader = hasher.finalize_xof();
+        let reader = Zeroizing::new(hasher.finalize_xof());
+        hasher.zeroize();
         Self(reader)
     }
 }

@@ -6,6 +6,14 @@ use crate::statement::{Act, Mode, Order, ParseError, Recipient, Target, VersionP
 /// The longest validity of an order, in milliseconds: 31 days. An order is for an occasion, not for a rainy day.
 pub const MAX_VALIDITY: u64 = 31 * 24 * 3600 * 1000;
 
+/// For how long before an order's not-before the log may have gone on unseen by it, in milliseconds: one hour. In that
+/// time it is written; longer, and "latest" in its sentence would not be the latest.
+pub const MAX_UNSEEN: u64 = 3600 * 1000;
+
+/// The most epochs that one commit may name. A release carries the keys of about 2,600 in its 4 MiB; a version that
+/// needed more could never be opened, and half of it leaves room for the log that continues the version.
+pub const MAX_VERSION_EPOCHS: u64 = 1024;
+
 /// The most registries in one order.
 pub const MAX_SCOPE: usize = 256;
 

@@ -8,13 +8,13 @@ use crate::keys::{Entropy, EpochRoot};
 pub(crate) struct Fixed(pub u64, pub u64);
 
 impl Entropy for Fixed {
-    fn draw(&mut self) -> Result<[u8; 32], FormatError> {
+    fn draw(&mut self) -> Result<zeroize::Zeroizing<[u8; 32]>, FormatError> {
         self.1 += 1;
         let mut hasher = blake3::Hasher::new_derive_key("legation/v1 test randomness");
         hasher
             .update(&self.0.to_le_bytes())
             .update(&self.1.to_le_bytes());
-        Ok(*hasher.finalize().as_bytes())
+        Ok((*hasher.finalize().as_bytes()).into())
     }
 }
 

@@ -102,10 +102,12 @@ pub fn deal(
     rng: &mut dyn Entropy,
 ) -> Result<Dealt, FormatError> {
     let mut part = |part, threshold: Threshold| {
-        let secret = Zeroizing::new(rng.draw()?);
-        let mut coefficients = Zeroizing::new(Vec::new());
-        for _ in 1..threshold.need {
-            coefficients.extend_from_slice(&*Zeroizing::new(rng.draw()?));
+        let secret = rng.draw()?;
+        // Room for all rows at once: a vector that grows leaves copies behind that nobody wipes.
+        let rows = usize::from(threshold.need).saturating_sub(1);
+        let mut coefficients = Zeroizing::new(Vec::with_capacity(32 * rows));
+        for _ in 0..rows {
+            coefficients.extend_from_slice(&*rng.draw()?);
         }
         let shares = shamir::split(&secret, threshold.need, threshold.of, &coefficients)?
             .into_iter()
@@ -176,6 +178,9 @@ fn key(
     OpeningKey::from_seed(&seed)
 }
 
+/// The most characters of a share's line beside the share itself: name, generation, part, number, line end.
+const LINE: usize = 32;
+
 /// An officer's share file, the text inside his age envelope.
 #[derive(Clone)]
 pub struct ShareFile {
@@ -192,10 +197,15 @@ impl ShareFile {
     /// The text, `legation/share/v1`: state, officer, then the shares.
     #[must_use]
     pub fn encode(&self) -> Zeroizing<String> {
-        let mut text = Zeroizing::new(format!(
+        let head = format!(
             "{FIRST_LINE}\nstate: {}\nofficer: {}\n",
             self.state, self.officer
-        ));
+        );
+        // Room for all of it at once, as for the coefficients.
+        let size = |s: &VaultShare| LINE + 2 * s.share.bytes.len();
+        let room = head.len() + self.shares.iter().map(size).sum::<usize>();
+        let mut text = Zeroizing::new(String::with_capacity(room));
+        text.push_str(&head);
         for s in &self.shares {
             let bytes = Zeroizing::new(hex(&s.share.bytes));
             text.push_str("share: ");
@@ -208,6 +218,7 @@ impl ShareFile {
             text.push_str(&bytes);
             text.push('\n');
         }
+        debug_assert!(text.len() <= room);
         text
     }
 

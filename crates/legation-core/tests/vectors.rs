@@ -678,8 +678,8 @@ fn shamir_known() -> Value {
 struct Draws(Vec<[u8; 32]>);
 
 impl Entropy for Draws {
-    fn draw(&mut self) -> Result<[u8; 32], FormatError> {
-        Ok(self.0.remove(0))
+    fn draw(&mut self) -> Result<zeroize::Zeroizing<[u8; 32]>, FormatError> {
+        Ok(self.0.remove(0).into())
     }
 }
 

@@ -18,8 +18,8 @@ use crate::store::{Put, StoreError};
 
 /// Largest attachment: a keyring of some hundred writers is well below.
 pub const MAX_ATTACHMENT: u64 = 4 << 20;
-/// Largest release: the epoch keys of one order, each sealed.
-pub const MAX_RELEASE: u64 = 16 << 20;
+/// Largest release: the epoch keys of one order, each sealed. What the wire takes, too.
+pub const MAX_RELEASE: u64 = crate::http::wire::MAX_RELEASE as u64;
 const FORMAT: &str = "FORMAT";
 const LOCK: &str = "LOCK";
 const MAX_FORMAT: u64 = 4096;

@@ -276,7 +276,7 @@ impl<'a> VersionWriter<'a> {
         );
         let full = std::mem::replace(&mut self.open_pack, fresh);
         self.place.next_seq = next;
-        let pack = full.seal(&self.root, &self.rng.draw()?)?;
+        let pack = full.seal(&self.root, &*self.rng.draw()?)?;
         let row = ListRow {
             epoch: self.place.epoch,
             seq,

@@ -151,17 +151,44 @@ fn the_sealer_refuses_gaps_and_consumes_nothing() {
             .frame(Lsn(at.end_lsn.0 + 1), Timeline(1), b"x")
             .is_err()
     );
-    assert!(
-        sealer.frame(at.end_lsn, Timeline(0), b"x").is_err(),
-        "timelines only grow"
-    );
+    for other in [0, 2] {
+        assert!(
+            sealer.frame(at.end_lsn, Timeline(other), b"x").is_err(),
+            "a stream has one timeline"
+        );
+    }
     assert!(
         sealer
             .frame(at.end_lsn, Timeline(1), &vec![0; MAX_FRAME_PLAIN + 1])
             .is_err()
     );
     assert_eq!(sealer.position(), at);
-    assert!(sealer.frame(at.end_lsn, Timeline(2), b"x").is_ok());
+    assert!(sealer.frame(at.end_lsn, Timeline(1), b"x").is_ok());
+}
+
+#[test]
+fn a_branch_that_is_not_main_is_a_hard_error() {
+    let unsupported = |found| {
+        Err(FormatError::Unsupported {
+            what: "opening frame",
+            field: "branch",
+            found,
+        })
+    };
+    let (_, frames) = stream(&[]);
+    let mut frame = frames[0].clone();
+    frame[FRAME_HEADER..][..2].copy_from_slice(&258_u16.to_le_bytes());
+    let body = frame.len() - CHAIN;
+    let chain = link(&NO_CHAIN, &frame[..body]);
+    frame[body..].copy_from_slice(&chain.0);
+    assert_eq!(Opening::parse(&frame).map(drop), unsupported(258));
+    assert_eq!(Chain::new().check(&frame).map(drop), unsupported(258));
+    let start = StreamStart {
+        branch: 1,
+        ..start()
+    };
+    let sealer = StreamSealer::open(&start, &root(1), &[3; 32], &[]);
+    assert_eq!(sealer.map(drop), unsupported(1));
 }
 
 #[test]
@@ -186,10 +213,6 @@ fn a_cloned_machine_does_not_repeat_a_key() {
     let (one, two) = (salts(b"one"), salts(b"two"));
     assert_eq!(one.0, two.0, "the same stream key");
     assert_ne!(one.1, two.1, "and yet another frame key");
-    // The same bytes on another timeline are another frame: not even the header may change under one key.
-    let (mut sealer, _) = StreamSealer::open(&start(), &root(1), &[3; 32], b"same").unwrap();
-    let frame = sealer.frame(start().lsn, Timeline(2), b"one").unwrap();
-    assert_ne!(FrameHeader::parse(&frame).unwrap().frame_salt, one.1);
 }
 
 #[test]

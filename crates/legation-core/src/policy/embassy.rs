@@ -70,6 +70,26 @@ impl State {
         Ok(scope)
     }
 
+    /// That some registry in the order's scope is still in the term that the order began: else there is nothing left
+    /// to open.
+    fn check_term_lasts(&self, known: &OrderState) -> Result<(), Refusal> {
+        let Some(step) = &known.order.term else {
+            return Ok(());
+        };
+        let lasts = known.order.registry.iter().any(|row| {
+            let registry = self.registries.get(&row.registry);
+            registry.is_some_and(|registry| registry.term == step.to)
+        });
+        hold!(
+            lasts,
+            Fenced,
+            "order {} began term {}, which has ended in every registry of its scope: a later order counts",
+            known.order.order,
+            step.to
+        );
+        Ok(())
+    }
+
     pub(super) fn check_fence(&self, it: Box<Fence>, signed: &Signed) -> Result<Change, Refusal> {
         let known = self.check_by_order((it.state, it.mandate), &it.embassy, &it.order, signed)?;
         self.check_in_scope(known, it.registry)?;
@@ -114,6 +134,7 @@ impl State {
     ) -> Result<Change, Refusal> {
         let known = self.check_by_order((it.state, it.mandate), &it.embassy, &it.order, signed)?;
         check_not_expired(known, received)?;
+        self.check_term_lasts(known)?;
         let fresh = !self.session_keys.contains(&it.key);
         hold!(
             fresh,

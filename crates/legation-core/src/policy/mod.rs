@@ -12,6 +12,7 @@ mod heads;
 mod query;
 mod quorum;
 mod refusal;
+mod scope;
 mod state;
 mod writer;
 
@@ -178,7 +179,7 @@ impl State {
             heads: Heads::default(),
             last_received: entry.received,
         };
-        state.heads.push(entry.leaf_hash());
+        state.heads.push(entry.leaf_hash(), entry.received);
         Ok(state)
     }
 
@@ -210,8 +211,8 @@ impl State {
         attachments: &dyn Attachments,
     ) -> Result<Applied, Refusal> {
         let decision = self.decide_entry(entry, attachments);
-        self.heads.push(entry.leaf_hash());
         self.last_received = self.last_received.max(entry.received);
+        self.heads.push(entry.leaf_hash(), self.last_received);
         let id = entry.signed.id();
         match decision? {
             Decision::Replay(index) => Ok(Applied {
@@ -232,7 +233,8 @@ impl State {
 
     /// Counts a leaf that is no entry, so that an auditor can go on after it.
     pub fn skip(&mut self, leaf: &[u8]) {
-        self.heads.push(crate::statement::entry::leaf_hash(leaf));
+        let hash = crate::statement::entry::leaf_hash(leaf);
+        self.heads.push(hash, self.last_received);
     }
 
     fn decide_entry(

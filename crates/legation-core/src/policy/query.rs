@@ -4,9 +4,7 @@ use super::writer::check_epoch_logged;
 use super::{OrderState, Refusal, RegistryState, State, hold};
 use crate::id::{EpochNo, Generation, OrderId, RegistryId, Sha256, StateId, Term};
 use crate::mandate::Role;
-use crate::statement::{
-    EpochSet, Keyring, LogHead, Mandate, Name, Target, TermStep, Time, VersionPick,
-};
+use crate::statement::{Keyring, LogHead, Mandate, Name, ScopeRow, TermStep, Time};
 
 impl State {
     /// Which state this is.
@@ -108,12 +106,45 @@ impl State {
     /// spent.
     #[must_use]
     pub fn generation(&self) -> Option<Generation> {
-        let spent = self.spent.last().copied();
+        self.after(self.spent.last().copied()).next()
+    }
+
+    /// How many vault generations are left for new epochs: the one in use and those after it.
+    #[must_use]
+    pub fn generations_left(&self) -> usize {
+        self.after(self.spent.last().copied()).count()
+    }
+
+    /// How many will be left once an order of this scope was accepted, which spends the generations of its epochs.
+    #[must_use]
+    pub fn generations_left_after(&self, scope: &[ScopeRow]) -> usize {
+        let spent = scope
+            .iter()
+            .flat_map(|row| self.generations_of(row))
+            .chain(self.spent.last().copied())
+            .max();
+        self.after(spent).count()
+    }
+
+    /// The generations that the epochs of one row are sealed to.
+    pub(super) fn generations_of<'a>(
+        &'a self,
+        row: &'a ScopeRow,
+    ) -> impl Iterator<Item = Generation> + 'a {
+        let known = self.registries.get(&row.registry);
+        known
+            .into_iter()
+            .flat_map(|registry| &registry.epochs)
+            .filter(|epoch| row.epochs.contains(epoch.epoch))
+            .map(|epoch| epoch.generation)
+    }
+
+    fn after(&self, spent: Option<Generation>) -> impl Iterator<Item = Generation> + '_ {
         self.mandate
             .vault
             .iter()
             .map(|row| row.generation)
-            .find(|generation| spent.is_none_or(|spent| *generation > spent))
+            .filter(move |generation| spent.is_none_or(|spent| *generation > spent))
     }
 
     /// The generations whose seed was rebuilt.
@@ -125,27 +156,6 @@ impl State {
     #[must_use]
     pub fn role_of(&self, spki: &Sha256) -> Option<Role> {
         self.mandate.role_of(spki)
-    }
-
-    /// The epochs that it takes to open a version, and with `end-of-wal` everything after it: what an order lists.
-    #[must_use]
-    pub fn scope(
-        &self,
-        registry: RegistryId,
-        version: VersionPick,
-        target: Option<Target>,
-    ) -> Option<EpochSet> {
-        let registry = self.registries.get(&registry)?;
-        let commit = match version {
-            VersionPick::Latest => &registry.head()?.commit,
-            VersionPick::Exactly(version) => &registry.version(version)?.commit,
-        };
-        let after = registry
-            .epochs
-            .iter()
-            .map(|e| e.epoch)
-            .filter(|e| target.is_some() && *e > commit.epochs.last());
-        EpochSet::of(commit.epochs.iter().chain(after))
     }
 
     /// Whether `writer` may append to the journal of `registry` in `term`, under a logged epoch.

@@ -4,9 +4,10 @@ use super::state::OrderAccepted;
 use super::{Change, Refusal, Rule, State, hold};
 use crate::attachments::{Attachments, fetch};
 use crate::keys::SealingKey;
+use crate::order::MAX_UNSEEN;
 use crate::sshsig::Sshsig;
 use crate::statement::{
-    Mandate, Name, Order, Recipient, Signed, Signer, Territory, Time, VersionPick,
+    Act, Mandate, Name, Order, Recipient, Signed, Signer, Territory, Time, VersionPick,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -106,6 +107,7 @@ impl State {
         );
         self.check_log_head(&order)?;
         let versions = self.check_scope(&order)?;
+        self.check_generations(&order)?;
         if let Recipient::Key(key) = &order.recipient {
             let there =
                 fetch(attachments, key).is_some_and(|bytes| SealingKey::decode(&bytes).is_ok());
@@ -152,6 +154,19 @@ impl State {
         Ok(())
     }
 
+    /// A grant may not end capture: where no generation is left, nothing new can be sealed.
+    fn check_generations(&self, order: &Order) -> Result<(), Refusal> {
+        let left = self.generations_left_after(&order.registry);
+        let ends = order.act == Act::Grant && left == 0 && self.generations_left() > 0;
+        hold!(
+            !ends,
+            LastGeneration,
+            "the release would spend the last vault generation, and nothing new could be sealed from then on: grant what \
+             needs spent generations only, activate instead, or found a state with more generations"
+        );
+        Ok(())
+    }
+
     fn check_log_head(&self, order: &Order) -> Result<(), Refusal> {
         let (head, size) = (&order.log_head, self.heads.size());
         hold!(
@@ -174,10 +189,20 @@ impl State {
             head.size,
             head.root
         );
+        let from = order.not_before;
+        let unseen = self.heads.received_at(head.size);
+        let stale = unseen.is_some_and(|next| next.plus_millis(MAX_UNSEEN) < from);
+        hold!(
+            !stale,
+            LogHead,
+            "the order was written in sight of {} log entries, and the log had gone on for more than an hour by its \
+             not-before, {from}: write it again, by a clock that is right",
+            head.size
+        );
         Ok(())
     }
 
-    /// Checks that everything in scope exists, and fixes the version that each registry is opened at.
+    /// Checks that everything in scope exists and is listed exactly, and fixes the version that each registry is opened at.
     fn check_scope(
         &self,
         order: &Order,
@@ -202,24 +227,21 @@ impl State {
                 Scope,
                 "{id} is not kept at embassy '{label}'"
             );
-            let last = registry.last_epoch();
+            let size = order.log_head.size;
+            let scope = self.scope(id, order.version, order.target, size)?;
             hold!(
-                row.epochs.last() <= last,
+                row.epochs == scope,
                 Scope,
-                "{id} has {last} epochs; the order names {}",
+                "{id}: what is ordered takes the epochs {scope}, no more and no fewer; the order names {}: write it with 'legation order new'",
                 row.epochs
             );
+            // Newer than in sight of the order it may be, if the same keys open it.
             let found = match order.version {
-                VersionPick::Latest => registry.newest_within(&row.epochs),
-                VersionPick::Exactly(v) => registry
-                    .version(v)
-                    .filter(|found| row.epochs.covers(&found.commit.epochs)),
+                VersionPick::Latest => registry.newest_within(&scope),
+                VersionPick::Exactly(version) => registry.version(version),
             };
             let Some(found) = found else {
-                let why = format!(
-                    "{id} has no such version that epochs {} open: see 'legation versions'",
-                    row.epochs
-                );
+                let why = format!("{id} has no such version: see 'legation versions'");
                 return Err(Refusal::new(Rule::Scope, why));
             };
             versions.insert(id, found.commit.version);

@@ -89,9 +89,9 @@ rules! {
     Sentence = 15, Mandate;
     /// An order's fields fit its act and each other.
     Shape = 16, Mandate;
-    /// An order names a head of this very log.
+    /// An order names a head of this very log, and one that was fresh when it was written.
     LogHead = 17, Mandate;
-    /// An order's scope exists: registries, epochs, version.
+    /// An order's scope is exactly what its version and target need.
     Scope = 18, Mandate;
     /// An order's term step starts from the current term of every registry in scope.
     TermStep = 19, Mandate;
@@ -123,6 +123,8 @@ rules! {
     FenceFirst = 32, Mandate;
     /// Only what is in scope is opened, and only what is opened goes further.
     Opened = 33, Mandate;
+    /// A grant leaves a generation for new epochs.
+    LastGeneration = 34, Mandate;
 }
 
 /// Why a statement was not accepted.

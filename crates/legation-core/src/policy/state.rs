@@ -322,15 +322,14 @@ impl State {
             }
         }
         // Whoever met to release these epochs held the seed of their generations: nothing new is sealed to them.
-        for row in &order.registry {
-            let epochs = self
-                .registries
-                .get(&row.registry)
-                .map_or(&[][..], |r| &r.epochs);
-            for epoch in epochs.iter().filter(|e| row.epochs.contains(e.epoch)) {
-                if self.spent.insert(epoch.generation) {
-                    effects.push(Effect::GenerationSpent(epoch.generation));
-                }
+        let met: BTreeSet<Generation> = order
+            .registry
+            .iter()
+            .flat_map(|row| self.generations_of(row))
+            .collect();
+        for generation in met {
+            if self.spent.insert(generation) {
+                effects.push(Effect::GenerationSpent(generation));
             }
         }
         let state = OrderState {

@@ -131,8 +131,9 @@ fn the_fold_keeps_the_logs_own_tree() {
     let leaves: Vec<Sha256> = (0_u32..70_000)
         .map(|n| crate::statement::entry::leaf_hash(&n.to_le_bytes()))
         .collect();
-    for leaf in &leaves {
-        heads.push(*leaf);
+    let at = |index: u64| Time::from_millis(1_000_000 + 7 * index).unwrap();
+    for (index, leaf) in leaves.iter().enumerate() {
+        heads.push(*leaf, at(index as u64));
     }
     fn root(leaves: &[Sha256]) -> Sha256 {
         match leaves {
@@ -157,9 +158,16 @@ fn the_fold_keeps_the_logs_own_tree() {
         None,
         "too long ago, and at no tile's edge"
     );
+    // Wherever a root can be compared it is known when the log went on from there.
+    for index in [0, 256, 512, 4096, 65_537, 69_999] {
+        assert_eq!(heads.received_at(index), Some(at(index)), "{index}");
+    }
+    assert_eq!(heads.received_at(1000), None);
+    assert_eq!(heads.received_at(70_000), None);
 }
 
 mod activation;
 mod model;
 mod orders;
+mod scope;
 mod writers;

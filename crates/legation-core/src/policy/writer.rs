@@ -2,6 +2,7 @@
 
 use super::{Change, Refusal, RegistryState, Rule, State, hold};
 use crate::id::{EpochNo, RegistryId, Sha256, StateId, Term, Timeline};
+use crate::order::MAX_VERSION_EPOCHS;
 use crate::statement::{Cause, Commit, Doubt, Epoch, Gap, Mark, Name, Signed, WalRange};
 use crate::suite::SUITE;
 
@@ -120,6 +121,13 @@ impl State {
             EpochsLogged,
             "the commit needs epochs {}; {last} are logged: log the epoch first",
             it.epochs
+        );
+        let count = it.epochs.count();
+        hold!(
+            count <= MAX_VERSION_EPOCHS,
+            Fields,
+            "the version needs the keys of {count} epochs, and no release carries that many: at most \
+             {MAX_VERSION_EPOCHS}; capture everything anew, in one epoch"
         );
         hold!(
             it.epochs.contains(it.root.epoch),

@@ -118,11 +118,12 @@ impl fmt::Display for Line {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Time(u64);
 
-/// 9999-12-31T23:59:59.999Z: the last moment that the text form can say.
-const MAX_TIME: u64 = 253_402_300_799_999;
+/// 9999-12-30T22:00:00.999Z: the last moment that the text form can say; the calendar ends there, so that every moment
+/// has a date in every time zone.
+const MAX_TIME: u64 = 253_402_207_200_999;
 
 impl Time {
-    /// From milliseconds since 1970; `None` after the year 9999.
+    /// From milliseconds since 1970; `None` after the last moment, at the end of 9999.
     #[must_use]
     pub const fn from_millis(millis: u64) -> Option<Self> {
         if millis <= MAX_TIME {
@@ -178,7 +179,8 @@ impl FromStr for Time {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EpochSet(Vec<(u32, u32)>);
 
-/// The most ranges in one [`EpochSet`]; a set of more is written as fewer, wider ranges by the agent's compaction.
+/// The most ranges in one [`EpochSet`], so that a statement holds it: a version that would need more is captured anew,
+/// in one epoch.
 pub const MAX_RANGES: usize = 256;
 
 impl EpochSet {
@@ -286,7 +288,7 @@ impl FromStr for EpochSet {
 pub enum Keep {
     /// Without end.
     Forever,
-    /// So many days after the embassy received it.
+    /// At least so many days after the embassy received it. This version removes nothing: it keeps longer.
     Days(u32),
 }
 

@@ -41,9 +41,9 @@ impl ObjectSource for Objects {
 struct Fixed(u8);
 
 impl Entropy for Fixed {
-    fn draw(&mut self) -> Result<[u8; 32], FormatError> {
+    fn draw(&mut self) -> Result<zeroize::Zeroizing<[u8; 32]>, FormatError> {
         self.0 += 1;
-        Ok([self.0; 32])
+        Ok([self.0; 32].into())
     }
 }
 

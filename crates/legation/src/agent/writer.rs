@@ -127,9 +127,9 @@ pub fn now() -> Result<Time, Failure> {
 pub struct SystemEntropy;
 
 impl Entropy for SystemEntropy {
-    fn draw(&mut self) -> Result<[u8; 32], legation_core::error::FormatError> {
-        let mut bytes = [0; 32];
-        getrandom::fill(&mut bytes)
+    fn draw(&mut self) -> Result<Zeroizing<[u8; 32]>, legation_core::error::FormatError> {
+        let mut bytes = Zeroizing::new([0; 32]);
+        getrandom::fill(&mut *bytes)
             .map_err(|_| legation_core::error::FormatError::Crypto("draw randomness"))?;
         Ok(bytes)
     }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use legation_core::id::{Digest, RegistryId};
 use legation_core::list::PackList;
 use legation_core::policy::{RegistryState, VersionState};
-use legation_core::statement::{EpochSet, Time};
+use legation_core::statement::{Target, Time, VersionPick};
 use legation_repo::http::Client;
 use legation_repo::store::Kind;
 
@@ -62,7 +62,6 @@ struct Judged {
     complete: bool,
     wal_end: Option<legation_core::id::Lsn>,
     age_ms: u64,
-    epochs: Option<EpochSet>,
     why_not: Option<String>,
 }
 
@@ -142,10 +141,11 @@ fn tell(
     let judged = judge(&desk.client, registry, version, held, newest, now, asked)?;
     let name = desk.names.of(id);
     let commit = &version.commit;
-    let epochs = judged
-        .epochs
-        .as_ref()
-        .map_or_else(|| commit.epochs.to_string(), ToString::to_string);
+    // What an activation of it would list.
+    let (pick, state) = (VersionPick::Exactly(commit.version), desk.state());
+    let epochs = state
+        .scope(id, pick, Some(Target::EndOfWal), state.size())
+        .map_or_else(|_| commit.epochs.to_string(), |epochs| epochs.to_string());
     let mut what = vec![
         format!("{:>8} old", age(judged.age_ms)),
         format!(
@@ -212,7 +212,6 @@ fn judge(
         complete,
         wal_end: window.filter(|_| commit.wal.is_some()).map(|(_, end)| end),
         age_ms: now.millis().saturating_sub(youngest.millis()),
-        epochs: EpochSet::of(scope::epochs(commit, held)),
         why_not,
     })
 }

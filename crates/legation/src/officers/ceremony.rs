@@ -294,7 +294,7 @@ fn registries(
     let mut names = Names::default();
     for entry in &file.registry {
         let id = loop {
-            let [a, b, c, ..] = rng.draw()?;
+            let [a, b, c, ..] = *rng.draw()?;
             let id = RegistryId::new(u32::from_be_bytes([0, a, b, c]));
             if let Some(id) = id.filter(|id| rows.iter().all(|row| row.id != *id)) {
                 break id;

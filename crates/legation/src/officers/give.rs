@@ -170,7 +170,7 @@ pub fn give(share: &Path, age_identity: &Path, to: &Path) -> Result<Given, Failu
     file.shares
         .retain(|share| key.generations.contains(&share.generation));
     let sealed = key.key.seal(
-        &SystemEntropy.draw()?,
+        &*SystemEntropy.draw()?,
         INFO,
         &key.aad(&file.officer),
         file.encode().as_bytes(),

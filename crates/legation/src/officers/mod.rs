@@ -23,6 +23,8 @@ use legation_core::error::FormatError;
 use legation_core::keys::Entropy;
 use legation_core::statement::Time;
 
+use zeroize::Zeroizing;
+
 use crate::exit::Failure;
 
 /// The operating system's randomness.
@@ -30,9 +32,9 @@ use crate::exit::Failure;
 pub struct SystemEntropy;
 
 impl Entropy for SystemEntropy {
-    fn draw(&mut self) -> Result<[u8; 32], FormatError> {
-        let mut bytes = [0; 32];
-        getrandom::fill(&mut bytes).map_err(|_| FormatError::Crypto("draw randomness"))?;
+    fn draw(&mut self) -> Result<Zeroizing<[u8; 32]>, FormatError> {
+        let mut bytes = Zeroizing::new([0; 32]);
+        getrandom::fill(&mut *bytes).map_err(|_| FormatError::Crypto("draw randomness"))?;
         Ok(bytes)
     }
 }
@@ -52,15 +54,12 @@ pub fn now() -> Result<Time, Failure> {
 ///
 /// # Errors
 /// When it is missing, or larger than `limit` bytes and therefore another file.
-pub(crate) fn read_bounded(
-    path: &Path,
-    limit: u64,
-) -> Result<zeroize::Zeroizing<Vec<u8>>, Failure> {
+pub(crate) fn read_bounded(path: &Path, limit: u64) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let fail = |why: std::io::Error| Failure::usage(format!("{}: {why}", path.display()));
     let file = std::fs::File::open(path).map_err(fail)?;
     let room = file.metadata().map_err(fail)?.len().min(limit) as usize;
     // Room for all of it from the start: a buffer that grows leaves unwiped copies behind.
-    let mut bytes = zeroize::Zeroizing::new(Vec::with_capacity(room + 1));
+    let mut bytes = Zeroizing::new(Vec::with_capacity(room + 1));
     file.take(limit + 1).read_to_end(&mut bytes).map_err(fail)?;
     if bytes.len() as u64 > limit {
         return Err(Failure::usage(format!(

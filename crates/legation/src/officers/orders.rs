@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use legation_core::id::StateId;
+use legation_core::order::MAX_UNSEEN;
 use legation_core::sshsig::{SshPublicKey, Sshsig, dearmour};
 use legation_core::statement::{Annex, Mandate, Name, Order, Signed, Time};
 
@@ -140,6 +141,9 @@ fn validity(order: &Order, now: Time) -> String {
         format!("EXPIRED: it was valid until {until}.")
     } else if now < from {
         format!("Not valid yet: from {from} until {until}.")
+    } else if now > from.plus_millis(MAX_UNSEEN) {
+        // Its words speak of the log as it was then.
+        format!("Valid until {until}. Latest means: as of {from}.")
     } else {
         format!("Valid until {until}.")
     }

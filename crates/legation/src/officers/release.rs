@@ -151,7 +151,7 @@ impl Bundle {
     /// # Errors
     /// When it exists already, or cannot be written.
     pub fn begin(&self) -> Result<PathBuf, Failure> {
-        let secret = OpeningKey::from_seed(&SystemEntropy.draw()?)?;
+        let secret = OpeningKey::from_seed(&*SystemEntropy.draw()?)?;
         let key = self.release_key(secret.public());
         let path = give::public_path(&self.dir);
         super::create(&path, 0o644, key.text().as_bytes())?;
@@ -197,7 +197,7 @@ impl Bundle {
                     registry: header.registry,
                     epoch: header.epoch,
                 };
-                let sealed = seal_root(&recipient, &context, &root, &SystemEntropy.draw()?)?;
+                let sealed = seal_root(&recipient, &context, &root, &*SystemEntropy.draw()?)?;
                 keys.push(ReleasedKey {
                     registry: header.registry,
                     epoch: header.epoch,

@@ -77,7 +77,7 @@ impl Released {
     ) -> Result<Self, Failure> {
         let seal = |field: &[u8], plain: &[u8]| {
             to.seal(
-                &SystemEntropy.draw()?,
+                &*SystemEntropy.draw()?,
                 INFO,
                 &aad(&state, &order.id, field),
                 plain,

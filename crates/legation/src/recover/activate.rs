@@ -126,7 +126,7 @@ impl Session<'_> {
         ctx: &Ctx,
     ) -> Result<(), Failure> {
         self.wait_accepted(ctx)?;
-        let key = OpeningKey::from_seed(&SystemEntropy.draw()?)?;
+        let key = OpeningKey::from_seed(&*SystemEntropy.draw()?)?;
         let entry = self
             .seat
             .session(&self.order.order, key.public().encode())?;

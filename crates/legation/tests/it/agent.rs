@@ -327,7 +327,7 @@ fn a_full_spool_lets_go_of_the_source_and_loses_nothing_that_it_took() {
         .unwrap();
 
     world.start_embassy().unwrap();
-    until(&world, "a new base", || version(&world) == 2);
+    until(&world, "a new base", || version(&world) == 3);
     until(&world, "everything acknowledged", || caught_up(&world));
     check_log(&world);
 }
@@ -433,6 +433,13 @@ fn a_spent_generation_moves_the_agent_on_to_the_next() {
     assert_eq!(version(&world), 1, "nothing was lost");
     check_continuity(&world);
 
+    // A base that is sealed to the next one: reading it spends that one too.
+    let config = world.path("home/agent/agent.toml");
+    let capture = ["capture".as_ref(), "land".as_ref(), "--config".as_ref()];
+    let capture = capture.into_iter().chain([config.as_os_str()]);
+    world.legation.ok(capture).unwrap();
+    until(&world, "a second base", || version(&world) == 2);
+
     // Sealed without a line, to a generation that is spent before it arrives, by a run whose memory is gone: nobody
     // could ever open it, so it is given up, logged as a gap, and a new base follows.
     world.stop_embassy().unwrap();
@@ -451,7 +458,7 @@ fn a_spent_generation_moves_the_agent_on_to_the_next() {
     world.start_embassy().unwrap();
     spend_generation(&world, "second");
     world.start_agent().unwrap();
-    until(&world, "a new base", || version(&world) == 2);
+    until(&world, "a new base", || version(&world) == 3);
     until(&world, "everything acknowledged", || caught_up(&world));
     check_log(&world);
 }

@@ -202,6 +202,35 @@ fn a_later_order_ends_the_earlier_ones_term() {
         late,
         Err((Rule::Fenced, "began term 2 of r-3f9a11, which has ended")),
     );
+    // Nor are keys released under it any more, though it may still be sealed.
+    let session = world.session(&first, 82);
+    let session = world.tell(session);
+    outcome(
+        &mut world,
+        session,
+        Err((Rule::Fenced, "which has ended in every registry")),
+    );
+    world.must(world.tell(world.sealed(&first)));
+}
+
+#[test]
+fn an_order_of_which_one_registry_is_left_still_has_sessions() {
+    let mut world = World::lived();
+    let first = world.order(ORDER, &[1, 2]);
+    world.must(world.approve(&first, &[1, 2, 4]));
+    let second = world.order("2026-11-22-00000002", &[1]);
+    world.must(world.approve(&second, &[1, 2, 5]));
+    let session = world.session(&first, 81);
+    world.must(world.tell(session));
+    let third = world.order("2026-11-22-00000003", &[2]);
+    world.must(world.approve(&third, &[1, 2, 5]));
+    let session = world.session(&first, 82);
+    let session = world.tell(session);
+    outcome(
+        &mut world,
+        session,
+        Err((Rule::Fenced, "a later order counts")),
+    );
 }
 
 #[test]

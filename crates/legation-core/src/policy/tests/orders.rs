@@ -269,7 +269,10 @@ fn an_orders_scope_exists() {
     let other = crate::id::RegistryId::new(0xff_ffff).unwrap();
     check(
         |w| order(w, |o| o.registry[0].epochs = all(3)),
-        Err((Rule::Scope, "has 2 epochs; the order names 1-3")),
+        Err((
+            Rule::Scope,
+            "takes the epochs 1-2, no more and no fewer; the order names 1-3",
+        )),
     );
     check(
         |w| order(w, |o| o.registry[1].registry = other),
@@ -278,7 +281,10 @@ fn an_orders_scope_exists() {
     let second = EpochSet::range(EpochNo(2), EpochNo(2)).unwrap();
     check(
         |w| order(w, |o| o.registry[0].epochs = second),
-        Err((Rule::Scope, "no such version that epochs 2-2 open")),
+        Err((
+            Rule::Scope,
+            "takes the epochs 1-2, no more and no fewer; the order names 2-2",
+        )),
     );
     let step = TermStep {
         from: Term(2),

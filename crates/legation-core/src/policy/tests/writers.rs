@@ -163,14 +163,23 @@ fn epochs_come_in_order_and_to_the_generation_in_use() {
     for spent in 1..=4 {
         let name = format!("2026-11-22-0000000{spent}");
         let order = world.grant(&name, &[3], &key);
-        world.must(world.approve(&order, &[1, 2, 4]));
-        let stale = world.write(
-            2,
-            Epoch {
-                generation: Generation(spent),
-                ..world.epoch(3)
-            },
-        );
+        let order = world.approve(&order, &[1, 2, 4]);
+        if spent == 4 {
+            // Only an activation may spend the last one.
+            assert_eq!(world.state.generations_left(), 1);
+            let why = "would spend the last vault generation";
+            outcome(&mut world, order, Err((Rule::LastGeneration, why)));
+            let order = world.order(&name, &[3]);
+            world.must(world.approve(&order, &[1, 2, 4]));
+        } else {
+            world.must(order);
+        }
+        let stale = Epoch {
+            generation: Generation(spent),
+            registry: registry(1),
+            ..world.epoch(1)
+        };
+        let stale = world.write(1, stale);
         let why = if spent == 4 {
             "every vault generation is spent"
         } else {
@@ -182,7 +191,30 @@ fn epochs_come_in_order_and_to_the_generation_in_use() {
             world.must(world.write(2, world.commit(3)));
         }
     }
+    // What is sealed to spent generations only may still be read.
+    let order = world.grant("2026-11-22-00000005", &[2], &key);
+    world.must(world.approve(&order, &[1, 2, 4]));
     assert_eq!(world.state.generation(), None);
+}
+
+#[test]
+fn a_version_needs_no_more_epochs_than_a_release_carries() {
+    let mut world = World::lived();
+    while world.state.registry(registry(1)).unwrap().last_epoch() < EpochNo(1025) {
+        let epoch = world.epoch(1);
+        world.must(world.write(1, epoch));
+    }
+    let of = |world: &World, last| {
+        let mut commit = world.commit(1);
+        commit.epochs = EpochSet::range(EpochNo(1), EpochNo(last)).unwrap();
+        commit.root.epoch = EpochNo(last);
+        world.write(1, commit)
+    };
+    let many = of(&world, 1025);
+    let why = "the keys of 1025 epochs, and no release carries that many: at most 1024";
+    outcome(&mut world, many, Err((Rule::Fields, why)));
+    let most = of(&world, 1024);
+    outcome(&mut world, most, Ok(()));
 }
 
 #[test]

@@ -1,14 +1,14 @@
-//! `legation order new`: an order written from what the log says now, with the epochs that its registries need.
+//! `legation order new`: an order written from what the log says now, with the epochs that the fold will ask for.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use legation_core::id::{EpochNo, OrderId, RegistryId, Term, VersionNo};
+use legation_core::id::{OrderId, RegistryId, Term, VersionNo};
 use legation_core::keys::{Entropy, OpeningKey};
 use legation_core::statement::{
-    Act, Annex, Bytes32, EpochSet, Line, Mode, Order, Recipient, ScopeRow, Target, TermStep,
-    TitleRow, VersionPick, YesNo,
+    Act, Annex, Bytes32, Line, Mode, Order, Recipient, ScopeRow, Target, TermStep, TitleRow,
+    VersionPick, YesNo,
 };
 
 use crate::config::units::Span;
@@ -16,7 +16,9 @@ use crate::ctx::Ctx;
 use crate::desk::Desk;
 use crate::exit::{Code, Failure};
 use crate::officers::{SystemEntropy, create, now, orders, text};
-use crate::recover::scope;
+
+/// So few generations left are worth a word: the next two releases would be the last.
+const FEW_GENERATIONS: usize = 2;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -103,9 +105,10 @@ pub(super) fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
         ))
     })?;
     let registries = chosen(args, &desk)?;
+    let target = (args.act == ActArg::Activate).then_some(Target::EndOfWal);
     let registry = registries
         .iter()
-        .map(|id| scoped(&desk, *id, version))
+        .map(|id| scoped(&desk, *id, version, target))
         .collect::<Result<Vec<_>, _>>()?;
     let state = desk.state();
     let label = match &args.at {
@@ -120,7 +123,15 @@ pub(super) fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
             format!("the mandate names no embassy {label}"),
         ));
     }
-    let now = now()?.whole_seconds();
+    let now = now()?;
+    // The embassy gives no entry an earlier time than the last, whatever its clock says now: nor will it to this one.
+    let from = now.max(state.last_received()).whole_seconds();
+    let now = now.whole_seconds();
+    if from > now {
+        ctx.out.note(format!(
+            "the log's last entry was received at {from}, ahead of this machine's clock: the order is valid from then"
+        ));
+    }
     let id = order_id(now)?;
     let titles: Vec<_> = registries
         .iter()
@@ -133,12 +144,12 @@ pub(super) fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
         .collect::<Result<_, Failure>>()?;
     let annex = Annex {
         order: id.clone(),
-        salt: Bytes32(SystemEntropy.draw()?),
+        salt: Bytes32(*SystemEntropy.draw()?),
         registry: titles,
         reason: line("--reason", &args.reason)?,
     };
     let key = match args.act {
-        ActArg::Grant => Some(OpeningKey::from_seed(&SystemEntropy.draw()?)?),
+        ActArg::Grant => Some(OpeningKey::from_seed(&*SystemEntropy.draw()?)?),
         ActArg::Activate => None,
     };
     let step = (args.act == ActArg::Activate && grant == Mode::ReadWrite)
@@ -160,12 +171,12 @@ pub(super) fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
             .map_or(Recipient::Session, |key| Recipient::Key(key.public().id())),
         registry,
         version,
-        target: (args.act == ActArg::Activate).then_some(Target::EndOfWal),
+        target,
         grant,
         term: step,
         accept_loss: YesNo::No,
-        not_before: now,
-        expires: now
+        not_before: from,
+        expires: from
             .plus_millis(u64::try_from(args.valid.0.as_millis()).unwrap_or(u64::MAX))
             .whole_seconds(),
         annex_sha256: annex.id(),
@@ -173,12 +184,21 @@ pub(super) fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
     };
     order.sentence = line("sentence", &order.make_sentence())?;
     order.check_shape()?;
+    let left = state.generations_left_after(&order.registry);
+    may_spend(&order, state.generations_left(), left)?;
     write(args, &order, &annex, key.as_ref())?;
+    if left <= FEW_GENERATIONS {
+        ctx.out.note(format!(
+            "after this order {left} of the vault's {} generations {} left; without one nothing new can be sealed",
+            state.mandate().vault.len(),
+            if left == 1 { "is" } else { "are" }
+        ));
+    }
     ctx.out.fact(
         "order",
         &serde_json::json!({
             "order": order.order, "file": args.out, "annex": orders::annex_path(&args.out), "sha256": order.id(),
-            "sentence": order.sentence.as_str(), "expires": order.expires.to_string(),
+            "sentence": order.sentence.as_str(), "expires": order.expires.to_string(), "generations_left": left,
             "registries": order.registry.iter().map(|row| serde_json::json!({
                 "id": row.registry, "name": desk.names.of(row.registry), "epochs": row.epochs.to_string(),
             })).collect::<Vec<_>>(),
@@ -236,42 +256,47 @@ fn chosen(args: &Args, desk: &Desk) -> Result<Vec<RegistryId>, Failure> {
     Ok(all.into_iter().collect())
 }
 
-/// One registry with the epochs that its version and the journal after it need, and no others.
-fn scoped(desk: &Desk, id: RegistryId, pick: VersionPick) -> Result<ScopeRow, Failure> {
+/// The last generation is not for reading: the log would refuse the grant.
+fn may_spend(order: &Order, now: usize, then: usize) -> Result<(), Failure> {
+    if order.act == Act::Grant && then == 0 && now > 0 {
+        return Err(Failure::new(
+            Code::Refused,
+            "this grant would spend the last vault generation, and nothing new could be sealed from then on",
+        )
+        .hint("grant a version whose epochs are all sealed to spent generations, activate, or found a state with more generations"));
+    }
+    Ok(())
+}
+
+/// One registry with the epochs that its version and target need, by the function that judges the order.
+fn scoped(
+    desk: &Desk,
+    id: RegistryId,
+    pick: VersionPick,
+    target: Option<Target>,
+) -> Result<ScopeRow, Failure> {
     let name = desk.names.of(id);
-    let registry = desk.state().registry(id).ok_or_else(|| {
+    let state = desk.state();
+    let registry = state.registry(id).ok_or_else(|| {
         Failure::new(
             Code::Refused,
             format!("the mandate names no registry {name}"),
         )
     })?;
-    let version = match pick {
-        VersionPick::Latest => registry.head(),
-        VersionPick::Exactly(version) => registry.version(version),
-    };
-    let version = version.ok_or_else(|| match pick {
-        VersionPick::Latest => Failure::failed(format!(
-            "{name} has no version abroad yet; it cannot be started"
-        )),
-        VersionPick::Exactly(VersionNo(number)) => {
-            Failure::failed(format!("{name} has no version v{number}"))
-                .hint(format!("legation versions {name} lists what there is"))
-        }
-    })?;
-    let streams = desk.client.streams(id)?;
-    let epochs: BTreeSet<EpochNo> = scope::epochs(&version.commit, &scope::Held::all(&streams))
-        .into_iter()
-        // What the embassy says of its journals is no authority: an epoch counts only when it is logged.
-        .filter(|epoch| registry.epoch(*epoch).is_some())
-        .collect();
-    let epochs = EpochSet::of(epochs).ok_or_else(|| {
-        Failure::failed(format!(
-            "{name} needs more separate ranges of epochs than an order may list"
-        ))
-    })?;
+    if registry.version_at(pick, state.size()).is_none() {
+        return Err(match pick {
+            VersionPick::Latest => Failure::failed(format!(
+                "{name} has no version abroad yet; it cannot be started"
+            )),
+            VersionPick::Exactly(VersionNo(number)) => {
+                Failure::failed(format!("{name} has no version v{number}"))
+                    .hint(format!("legation versions {name} lists what there is"))
+            }
+        });
+    }
     Ok(ScopeRow {
         registry: id,
-        epochs,
+        epochs: state.scope(id, pick, target, state.size())?,
     })
 }
 
@@ -299,7 +324,7 @@ fn next_term(desk: &Desk, registries: &[RegistryId]) -> Result<TermStep, Failure
 
 fn order_id(now: legation_core::statement::Time) -> Result<OrderId, Failure> {
     let day = now.to_string();
-    let [a, b, c, d, ..] = SystemEntropy.draw()?;
+    let [a, b, c, d, ..] = *SystemEntropy.draw()?;
     let text = format!(
         "{}-{a:02x}{b:02x}{c:02x}{d:02x}",
         day.get(..10).unwrap_or_default()

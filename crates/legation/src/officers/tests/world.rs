@@ -215,14 +215,15 @@ impl World {
         let vault = keyring.sealing_key(&mandate.vault[0].key).unwrap();
         let state = StateId::of_mandate(mandate.text().as_bytes());
         for epoch in 1..=EPOCHS {
-            let root = EpochRoot::from_bytes(SystemEntropy.draw().unwrap());
+            let root = EpochRoot::from_bytes(*SystemEntropy.draw().unwrap());
             let header = SlipHeader {
                 state,
                 registry: self.registry,
                 epoch: EpochNo(epoch),
                 generation: Generation(1),
             };
-            let bytes = slip::seal(&vault, &header, &root, &SystemEntropy.draw().unwrap()).unwrap();
+            let bytes =
+                slip::seal(&vault, &header, &root, &*SystemEntropy.draw().unwrap()).unwrap();
             self.slips.push((Digest::of(&bytes), bytes));
             self.roots.push(root);
         }
@@ -230,7 +231,7 @@ impl World {
 
     /// A grant for epochs 1 and 2, its annex beside it, and the key that may read.
     pub fn grant(&self, name: &str) -> (PathBuf, Order, OpeningKey) {
-        let key = OpeningKey::from_seed(&SystemEntropy.draw().unwrap()).unwrap();
+        let key = OpeningKey::from_seed(&*SystemEntropy.draw().unwrap()).unwrap();
         let state = StateId::of_mandate(self.signed.text().as_bytes());
         let at = now().unwrap().whole_seconds();
         let order: OrderId = format!(
@@ -241,7 +242,7 @@ impl World {
         .unwrap();
         let annex = Annex {
             order: order.clone(),
-            salt: Bytes32(SystemEntropy.draw().unwrap()),
+            salt: Bytes32(*SystemEntropy.draw().unwrap()),
             registry: vec![TitleRow {
                 id: self.registry,
                 title: "Land Register".parse().unwrap(),
