@@ -26,4 +26,4 @@ pub use restore::{Plan, Serve, Target, TcpAuth, WalPiece, Window, prepare};
 pub use server::{Amcheck, Binaries, Replayed, RunAs, Server, Shutdown};
 pub use slot::{SlotPosition, drop_slot, ensure_slot};
 pub use url::{ConnectConfig, Host};
-pub use wal::{WalEnd, WalOptions, WalReport, receive};
+pub use wal::{Reread, WalEnd, WalOptions, WalReport, receive, reread};

@@ -17,7 +17,10 @@ use super::url::ConnectConfig;
 use crate::error::ServerError;
 use crate::{Error, Result};
 
+mod reread;
 mod stream;
+
+pub use reread::{Reread, reread};
 
 /// When nothing becomes durable for this long, the connection is dropped: a live receiver that withholds its flush
 /// keeps `pg_ctl stop -m fast` from finishing, a dead one does not.

@@ -109,9 +109,15 @@ fn the_overlap_never_reaches_behind_what_the_slot_holds() {
     cluster.start();
     let end = wal.end();
     let into = end.0 % (16 << 20);
-    assert!((1..32 << 10).contains(&into), "{end} is not near a segment's start");
+    assert!(
+        (1..32 << 10).contains(&into),
+        "{end} is not near a segment's start"
+    );
     let before = Lsn(end.0 - into - 1);
-    assert!(!has_segment(&cluster, before), "the segment before is still there: nothing is tested");
+    assert!(
+        !has_segment(&cluster, before),
+        "the segment before is still there: nothing is tested"
+    );
     options.start = end;
     options.overlap = {
         let kept = wal.kept.lock().unwrap();

@@ -279,6 +279,7 @@ impl Agent {
             term: known.term,
             lost: BTreeSet::new(),
             version,
+            foreign: None,
             breaks: 1,
             capturing: 0,
         };
