@@ -125,6 +125,7 @@ impl Agent {
                 ),
             ));
         }
+        registry.agrees(row)?;
         let class = row.class.clone();
         let dir = self.layout.registry(&registry.id);
         durable::create_dir(&dir)?;
@@ -225,7 +226,7 @@ impl Agent {
                 let cluster = Arc::new(Postgres::new(
                     source.clone(),
                     connect,
-                    start.and_then(|start| Some(start.probe.as_ref()?.sql.clone())),
+                    start.and_then(|start| start.probe.clone()),
                     when_full,
                     versions,
                     control,

@@ -23,8 +23,9 @@ use super::sink::{Parts, Sealer, Source};
 use super::status::now_ms;
 use super::streams::Streams;
 use super::version::{Taken, Versions, source_failure};
-use crate::config::agent::{Postgres as Config, WhenFull};
+use crate::config::agent::{Postgres as Config, Probe, WhenFull};
 use crate::exit::{Code, Failure};
+use crate::recover::start::{PROBE_KEY, PROBE_WITHIN_KEY};
 
 /// How often requests and the stop flag are looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -56,7 +57,7 @@ pub struct Postgres {
     /// How to reach it.
     pub connect: ConnectConfig,
     /// The query that must hold before it serves abroad: sealed with each base.
-    pub probe: Option<String>,
+    pub probe: Option<Probe>,
     /// What gives way when the spool is full.
     pub when_full: WhenFull,
     /// Takes the bases.
@@ -75,7 +76,7 @@ impl Postgres {
     pub fn new(
         config: Config,
         connect: ConnectConfig,
-        probe: Option<String>,
+        probe: Option<Probe>,
         when_full: WhenFull,
         versions: Versions,
         control: Arc<Outbox>,
@@ -417,7 +418,8 @@ impl Postgres {
                     ));
                 }
                 if let Some(probe) = &self.probe {
-                    sink.meta(crate::recover::start::PROBE_KEY, probe)?;
+                    sink.meta(PROBE_KEY, &probe.sql)?;
+                    sink.meta(PROBE_WITHIN_KEY, &probe.within.0.as_millis().to_string())?;
                 }
                 let wal = WalRange {
                     start: report.facts.start,

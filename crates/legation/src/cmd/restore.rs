@@ -83,7 +83,9 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
     }
     let (job, keep) = grant::open(&desk, asked)?;
     has_wal(args, &job)?;
-    let run_as = if rustix::process::geteuid().is_root() {
+    // Only a database is run by somebody; the machine of a tree needs no such account.
+    let is_database = job.version.commit.wal.is_some();
+    let run_as = if is_database && rustix::process::geteuid().is_root() {
         Some(RunAs::named(&args.run_as)?)
     } else {
         None
@@ -103,6 +105,9 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
         ctx.out.note(format!("{}: {shut}", job.name));
     }
     for source in &sources {
+        for note in &source.notes {
+            ctx.out.note(format!("{}: {note}", job.name));
+        }
         let until = source.database.as_ref().map(|(plan, _)| plan.until);
         ctx.out.fact(
             "restored",

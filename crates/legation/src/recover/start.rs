@@ -28,12 +28,16 @@ use crate::watch::Watch;
 
 /// The longest that replay may take before a start counts as failed; an objective is usually far below.
 pub const REPLAY_WITHIN: Duration = Duration::from_secs(4 * 3600);
-/// The longest that one probe may take.
+/// The longest that one probe may take, where the version does not say.
 const PROBE_WITHIN: Duration = Duration::from_secs(30);
+/// A version cannot ask for more: its probe must not keep the others from serving.
+const PROBE_WITHIN_MOST: Duration = Duration::from_secs(600);
 /// The source kind of a database cluster.
 const POSTGRES: &str = "postgres";
 /// A version's fact that names the query which must answer true before it serves.
 pub const PROBE_KEY: &str = "probe.sql";
+/// A version's fact that says how many milliseconds that query may take.
+pub const PROBE_WITHIN_KEY: &str = "probe.within-ms";
 
 /// What is to be restored, and with which keys.
 pub struct Job {
@@ -150,7 +154,7 @@ impl Job {
         plan: &Plan,
         serve: &Serve,
         watch: &Watch,
-    ) -> Result<(), Failure> {
+    ) -> Result<Vec<String>, Failure> {
         let mut wal = Wal::new(
             move |stream| keep.frames(self.registry, stream),
             &*self.keys,
@@ -240,8 +244,10 @@ pub struct Source {
     pub path: PathBuf,
     /// How a database is to be started.
     pub database: Option<(Plan, Serve)>,
-    /// The query that must hold before it serves.
-    pub probe: Option<String>,
+    /// The query that must hold before it serves, and how long it may take.
+    pub probe: Option<(String, Duration)>,
+    /// What of the database's configuration could not be carried over, in words.
+    pub notes: Vec<String>,
     /// Entries restored.
     pub entries: u64,
     /// Bytes of files restored.
@@ -289,10 +295,11 @@ pub fn restore(
         };
         let result = reader.restore(at, b"", &mut restorer, &mut |_| {})?;
         let report = restorer.to.finish()?;
+        let mut notes = Vec::new();
         let database = match plan {
             Some(plan) => {
                 let serve = serve(&path);
-                job.replayable(keep, &path, &plan, &serve, watch)?;
+                notes = job.replayable(keep, &path, &plan, &serve, watch)?;
                 Some((plan, serve))
             }
             None => None,
@@ -301,13 +308,23 @@ pub fn restore(
             kind: source.kind.clone(),
             path,
             database,
-            probe: source.meta.get(PROBE_KEY).cloned(),
+            probe: probe(&source.meta),
+            notes,
             entries: result.entries,
             bytes: result.bytes,
             left_out: report.left_out.len(),
         });
     }
     Ok(done)
+}
+
+/// The registry's own probe, as its version says.
+fn probe(meta: &BTreeMap<String, String>) -> Option<(String, Duration)> {
+    let within = meta
+        .get(PROBE_WITHIN_KEY)
+        .and_then(|ms| ms.parse().ok())
+        .map_or(PROBE_WITHIN, Duration::from_millis);
+    Some((meta.get(PROBE_KEY)?.clone(), within.min(PROBE_WITHIN_MOST)))
 }
 
 /// What a started database answered.
@@ -319,8 +336,10 @@ pub struct Answered {
     pub passed: u32,
     /// Probes asked.
     pub asked: u32,
-    /// The first that did not, in words.
+    /// The first that did not, in words; else what makes its answers doubtful here.
     pub failed: Option<String>,
+    /// Settings of its databases and roles that were reset, in words.
+    pub reset: Vec<String>,
 }
 
 /// Starts a restored database and waits until it takes connections.
@@ -342,14 +361,19 @@ pub fn start(path: &Path, plan: &Plan, serve: &Serve, watch: &Watch) -> Result<S
 }
 
 /// Asks a started database: does it answer, is it out of recovery on a timeline of its own, did it replay everything
-/// planned, can its catalog be read; and the registry's own probe.
+/// planned, can its catalog be read; and the registry's own probe. What its databases and roles bring along and would act
+/// here is reset first.
 ///
 /// # Errors
-/// When it does not say how far it replayed.
-pub fn ask(server: &Server, plan: &Plan, own: Option<&str>) -> Result<Answered, Failure> {
+/// When it does not say how far it replayed, or cannot be made safe to enter.
+pub fn ask(
+    server: &Server,
+    plan: &Plan,
+    own: Option<&(String, Duration)>,
+) -> Result<Answered, Failure> {
     let replayed = server.replayed()?;
-    let database = Some(plan.facts.database.as_str()).filter(|name| !name.is_empty());
-    let sql = |sql: &str| server.probe(database, sql, PROBE_WITHIN);
+    let settled = server.settle()?;
+    let sql = |sql: &str| server.probe(None, sql, PROBE_WITHIN);
     let mut asked: Vec<(&str, bool)> = vec![
         ("accepts connections", sql("select true").unwrap_or(false)),
         (
@@ -365,13 +389,17 @@ pub fn ask(server: &Server, plan: &Plan, own: Option<&str>) -> Result<Answered, 
                 .unwrap_or(false),
         ),
     ];
-    if let Some(own) = own {
-        asked.push(("the registry's own probe", sql(own).unwrap_or(false)));
+    if let Some((own, within)) = own {
+        // In the database that it was written for, or it fails.
+        let database = Some(plan.facts.database.as_str()).filter(|name| !name.is_empty());
+        let passed = server.probe(database, own, *within).unwrap_or(false);
+        asked.push(("the registry's own probe", passed));
     }
     let failed = asked
         .iter()
         .find(|(_, passed)| !passed)
-        .map(|(what, _)| format!("not so: {what}"));
+        .map(|(what, _)| format!("not so: {what}"))
+        .or_else(|| (!settled.doubts.is_empty()).then(|| settled.doubts.join("; ")));
     let passed = asked.iter().filter(|(_, passed)| *passed).count();
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     Ok(Answered {
@@ -379,6 +407,7 @@ pub fn ask(server: &Server, plan: &Plan, own: Option<&str>) -> Result<Answered, 
         passed: count(passed),
         asked: count(asked.len()),
         failed,
+        reset: settled.reset,
     })
 }
 
