@@ -116,12 +116,16 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
                 "entries": source.entries, "bytes": source.bytes, "left_out": source.left_out, "until": until,
             }),
             format!(
-                "{} {}  {} entries, {} MiB in {}{}",
+                "{} {}  {} entries, {} MiB in {}{}{}",
                 job.name,
                 job.version.commit.version,
                 source.entries,
                 source.bytes.div_ceil(1 << 20),
                 source.path.display(),
+                match source.left_out {
+                    0 => String::new(),
+                    n => format!(", {n} not as they were"),
+                },
                 until.map_or_else(String::new, |until| format!(
                     "\nready to start, replays to {until}: postgres -D {}",
                     source.path.display()
