@@ -16,8 +16,10 @@ use crate::exit::Failure;
 
 /// How much WAL is compared at most: no two histories share the bytes of so many records.
 pub const OVERLAP: usize = 64 << 10;
-/// Time between two writings: what was received after the last one is not compared after a kill.
+/// Time between two writings while WAL comes: what was received after the last one is not compared after a kill.
 pub const EVERY: Duration = Duration::from_secs(1);
+/// The same when nothing comes: a writing then delays nobody.
+pub const EVERY_IDLE: Duration = Duration::from_millis(200);
 /// The file is some two hundred bytes.
 const MAX_FILE: u64 = 4 << 10;
 /// What the key is for.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use legation_core::id::{Digest, EpochNo, Lsn, RegistryId, StreamId, Term, Timeline};
 use legation_core::journal::{
@@ -12,7 +12,7 @@ use legation_core::source::{SourceError, SourceResult, WalSink};
 
 use super::budget::Budget;
 use super::epoch::{Epoch, Epochs};
-use super::history::{EVERY, History, OVERLAP, Trace};
+use super::history::{EVERY, EVERY_IDLE, History, OVERLAP, Trace};
 use super::streams::Streams;
 use super::writer::Writer;
 use crate::exit::Failure;
@@ -163,13 +163,13 @@ impl Sealer {
 
     /// As [`Sealer::trace`], when it is due: with the first bytes of each segment, because the server may forget the
     /// one before as soon as it knows that they are synced; else now and then.
-    fn trace_if_due(&mut self) -> Result<(), Failure> {
+    fn trace_if_due(&mut self, every: Duration) -> Result<(), Failure> {
         let segment = |lsn: Lsn| lsn.0 & !(self.source.segment - 1);
         let due = self.traced.as_ref().is_none_or(|(last, at)| {
             last.end != self.synced
                 && (last.bytes == 0
                     || segment(last.end) != segment(self.synced)
-                    || at.elapsed() >= EVERY)
+                    || at.elapsed() >= every)
         });
         if due { self.trace() } else { Ok(()) }
     }
@@ -302,13 +302,13 @@ impl WalSink for Sealer {
             self.synced = position.end_lsn;
         }
         // Before the position is reported: what the server is told it may forget is then recognised by what follows.
-        self.trace_if_due().map_err(SourceError::other)?;
+        self.trace_if_due(EVERY).map_err(SourceError::other)?;
         Ok(self.synced)
     }
 
     fn idle(&mut self) -> SourceResult<()> {
         if self.source.next == self.synced {
-            self.trace_if_due().map_err(SourceError::other)?;
+            self.trace_if_due(EVERY_IDLE).map_err(SourceError::other)?;
         }
         Ok(())
     }

@@ -453,6 +453,15 @@ fn set_back(world: &mut World, meanwhile: impl FnOnce(&mut World)) {
     );
     until(world, "everything acknowledged", || caught_up(world));
     slot_caught_up(world);
+    // Nothing is known of a history that was not written down: a kill within that moment is another matter.
+    let trace = world
+        .path("home/agent/spool")
+        .join(world.id(Registry::Land))
+        .join("history.json");
+    until(world, "the end of the history is written down", || {
+        let text = std::fs::read_to_string(&trace).unwrap_or_default();
+        text.contains(&ask(world, "select pg_current_wal_flush_lsn()::text"))
+    });
     let captured = pg::lsn(&ask(world, "select pg_current_wal_flush_lsn()::text")).unwrap();
     meanwhile(world);
     let land = world.clusters.get_mut(&Registry::Land).unwrap();
