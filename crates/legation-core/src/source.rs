@@ -162,6 +162,14 @@ pub trait WalSink {
     /// When durability is not reached.
     fn flush(&mut self) -> SourceResult<Lsn>;
 
+    /// Called now and then while nothing comes and everything is flushed: time for what need not hold up the stream.
+    ///
+    /// # Errors
+    /// As [`WalSink::flush`].
+    fn idle(&mut self) -> SourceResult<()> {
+        Ok(())
+    }
+
     /// Whether the caller should finish at the next message boundary.
     fn stop(&self) -> bool;
 }

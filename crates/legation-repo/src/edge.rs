@@ -32,6 +32,7 @@ pub const EDGES: &[&str] = &[
     "agent.slip",
     "agent.epoch-statement",
     "agent.stream",
+    "agent.history",
     "agent.receive",
     "agent.pack",
     "agent.index",

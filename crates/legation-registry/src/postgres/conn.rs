@@ -77,6 +77,9 @@ impl Conn {
             ("application_name", config.application_name.as_str()),
             ("client_encoding", "UTF8"),
         ];
+        if !config.options.is_empty() {
+            parameters.push(("options", config.options.as_str()));
+        }
         if mode == Mode::Replication {
             parameters.push(("replication", "true"));
         }

@@ -302,7 +302,7 @@ pub(crate) fn column(row: &Row, at: usize) -> Option<&str> {
 }
 
 /// An SQL identifier in quotes.
-fn quote(name: &str) -> String {
+pub(crate) fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 

@@ -14,7 +14,7 @@ use legation_core::source::SourceResult;
 
 use super::control::ControlFile;
 use super::facts::Facts;
-use super::server::RunAs;
+use super::server::{Binaries, RunAs};
 use super::walfile::WalWriter;
 use crate::error::Context;
 use crate::{Error, Result};
@@ -50,6 +50,13 @@ const REMOVED: [&str; 6] = [
     "recovery.conf",
     "current_logfiles",
 ];
+/// Where the server would make links to tablespaces from, before anything is replayed.
+const TABLESPACE_MAP: &str = "tablespace_map";
+/// Prepared transactions are replayed into memory of a fixed size: home may have raised it after the base, and the replay
+/// would end where it does not fit. A slot takes some hundred bytes.
+const LEAST_PREPARED: u32 = 256;
+/// The same for the locks that they hold.
+const LEAST_LOCKS: u32 = 128;
 /// `sun_path` holds 108 bytes with its end; the socket's own name takes up to 16.
 const MAX_SOCKET_DIR: usize = 108 - 1 - 16;
 
@@ -213,12 +220,13 @@ pub struct WalPiece {
 /// Turns `data_dir`, into which the version was restored, into one that [`super::Server::start`] can start: checks
 /// that it is what the plan says, refuses links that leave it, sets the captured configuration aside, writes the WAL
 /// up to `plan.until`, and leaves it to archive recovery. `wal` must give ascending pieces; what overlaps must be equal.
+/// Returns what could not be carried over, in words.
 pub fn prepare(
     data_dir: &Path,
     plan: &Plan,
     serve: &Serve,
     wal: &mut dyn Iterator<Item = SourceResult<WalPiece>>,
-) -> Result<()> {
+) -> Result<Vec<String>> {
     RunAs::check(serve.run_as.as_ref())?;
     super::locale::check(&plan.facts)?;
     let control = check_directory(data_dir, &plan.facts)?;
@@ -239,9 +247,10 @@ pub fn prepare(
         }
     }
     writer.finish()?;
+    let (carried, notes) = carried(&plan.facts);
     write_new(
         &data_dir.join("postgresql.conf"),
-        configuration(data_dir, plan, serve, &control)?.as_bytes(),
+        configuration(data_dir, &carried, serve, &control)?.as_bytes(),
     )?;
     write_new(
         &data_dir.join("postgresql.auto.conf"),
@@ -251,7 +260,8 @@ pub fn prepare(
     write_new(&data_dir.join("pg_ident.conf"), b"")?;
     write_new(&data_dir.join("recovery.signal"), b"")?;
     socket_dir(serve)?;
-    own(data_dir, serve.run_as.as_ref(), true)
+    own(data_dir, serve.run_as.as_ref(), true)?;
+    Ok(notes)
 }
 
 fn check_directory(data_dir: &Path, facts: &Facts) -> Result<ControlFile> {
@@ -279,6 +289,22 @@ fn check_directory(data_dir: &Path, facts: &Facts) -> Result<ControlFile> {
             "{} has no backup_label",
             data_dir.display()
         )));
+    }
+    // A base without tablespaces has an empty map; the links of any other would be made after we looked for links.
+    let map = data_dir.join(TABLESPACE_MAP);
+    match fs::symlink_metadata(&map) {
+        Err(e) if e.kind() == ErrorKind::NotFound => {}
+        Ok(meta) if meta.is_file() && meta.len() == 0 => remove(&map)?,
+        Ok(_) => {
+            return Err(Error::refused(
+                format!(
+                    "{} names tablespaces: they would lead out of the restored directory",
+                    map.display()
+                ),
+                "tablespaces outside the data directory are not supported; a version of this product never has any: find out who wrote this one",
+            ));
+        }
+        Err(e) => return Err(Error::io(map.display().to_string(), e)),
     }
     // Links are looked at before anything is written: a link is how a restore would reach out of its directory.
     own(data_dir, None, false)?;
@@ -420,11 +446,44 @@ pub(super) fn admit(data_dir: &Path, auth: TcpAuth, run_as: Option<&RunAs>) -> R
     fs::rename(&new, &path).at(|| path.display().to_string())
 }
 
+/// The captured settings that take effect here, and what became of the others. A time zone or a locale that is unknown
+/// here would keep the server from starting: the server's own program is asked, without starting anything.
+fn carried(facts: &Facts) -> (Vec<(&'static str, String)>, Vec<String>) {
+    let captured: BTreeMap<_, _> = facts
+        .settings
+        .iter()
+        .map(|(k, v)| (k.to_lowercase(), v))
+        .collect();
+    let mut settings: Vec<(&'static str, String)> = CARRIED
+        .into_iter()
+        .filter_map(|name| Some((name, (*captured.get(&name.to_lowercase())?).clone())))
+        .filter(|(_, value)| !value.contains(|c: char| c.is_control()))
+        .collect();
+    // Where the program is missing nothing can be started either.
+    let Ok(binaries) = Binaries::find(facts.major) else {
+        return (settings, Vec::new());
+    };
+    let mut notes = Vec::new();
+    if !binaries.accepts(&settings) {
+        settings.retain(|one| {
+            let known = binaries.accepts(std::slice::from_ref(one));
+            if !known {
+                let (name, value) = one;
+                notes.push(format!(
+                    "{name} was {value:?} at home, which is unknown here: the default is used"
+                ));
+            }
+            known
+        });
+    }
+    (settings, notes)
+}
+
 /// Our own `postgresql.conf`. Everything not named keeps PostgreSQL's default, which reaches nowhere; what could reach
 /// out is named all the same, so that a reader sees it.
 fn configuration(
     data_dir: &Path,
-    plan: &Plan,
+    carried: &[(&'static str, String)],
     serve: &Serve,
     control: &ControlFile,
 ) -> Result<String> {
@@ -478,11 +537,17 @@ fn configuration(
         ),
         (
             "max_prepared_transactions",
-            control.max_prepared_transactions.to_string(),
+            control
+                .max_prepared_transactions
+                .max(LEAST_PREPARED)
+                .to_string(),
         ),
         (
             "max_locks_per_transaction",
-            control.max_locks_per_transaction.to_string(),
+            control
+                .max_locks_per_transaction
+                .max(LEAST_LOCKS)
+                .to_string(),
         ),
         ("track_commit_timestamp", on(control.track_commit_timestamp)),
         ("wal_level", "replica".into()),
@@ -500,19 +565,7 @@ fn configuration(
         ("log_line_prefix", "%m [%p] ".into()),
         ("lc_messages", "C".into()),
     ];
-    let carried: BTreeMap<_, _> = plan
-        .facts
-        .settings
-        .iter()
-        .map(|(k, v)| (k.to_lowercase(), v))
-        .collect();
-    for name in CARRIED {
-        if let Some(value) = carried.get(&name.to_lowercase())
-            && !value.contains(|c: char| c.is_control())
-        {
-            settings.push((name, (*value).clone()));
-        }
-    }
+    settings.extend(carried.iter().cloned());
     let mut text = String::from(
         "# Written by Legation. The captured file is postgresql.conf.captured and is not read.\n",
     );

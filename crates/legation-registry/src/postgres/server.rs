@@ -23,11 +23,14 @@ use crate::{Error, Result};
 /// How often the server's state is looked at while it starts: from here, doubling to [`MAX_WAIT`].
 const MIN_WAIT: Duration = Duration::from_millis(5);
 const MAX_WAIT: Duration = Duration::from_millis(100);
-/// How long a fast stop may take before it becomes an immediate one, and that before it becomes a kill.
-const FAST_STOP: Duration = Duration::from_secs(60);
+/// How long a fast stop may take before it becomes an immediate one, and that before it becomes a kill. Who stops a copy
+/// abroad may be in a hurry, and an immediate stop loses no commit: it costs a replay at the next start.
+const FAST_STOP: Duration = Duration::from_secs(5);
 const IMMEDIATE_STOP: Duration = Duration::from_secs(10);
 /// How long a server may take to read its configuration again: it does so between two connections.
 const RELOAD: Duration = Duration::from_secs(30);
+/// For our own sessions: what a database or a role loads at home may be missing here, and every session would fail.
+const OPTIONS: &str = "-c session_preload_libraries= -c local_preload_libraries=";
 /// How much of the log's end is searched for the reason of a failed start.
 const LOG_TAIL: u64 = 64 << 10;
 
@@ -130,6 +133,25 @@ impl Binaries {
         self.program(name).is_file()
     }
 
+    /// Whether the server would start with these settings. Nothing is started: it is asked to print one of them, with no
+    /// configuration file and a data directory that it does not look into.
+    pub(super) fn accepts(&self, settings: &[(&'static str, String)]) -> bool {
+        let Some((name, _)) = settings.first() else {
+            return true;
+        };
+        let mut command = Command::new(self.program("postgres"));
+        command.args(["-C", name, "-D", "/", "-c", "config_file=/dev/null"]);
+        for (name, value) in settings {
+            command.arg("-c").arg(format!("{name}={value}"));
+        }
+        command.env_clear().env("LC_ALL", "C").env("TZ", "UTC");
+        command
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .output()
+            .is_ok_and(|output| output.status.success())
+    }
+
     fn major(&self) -> Option<u32> {
         let output = Command::new(self.program("postgres"))
             .arg("--version")
@@ -187,6 +209,7 @@ pub struct Server {
     binaries: Binaries,
     config: ConnectConfig,
     run_as: Option<RunAs>,
+    read_only: bool,
     wal_segment_size: u32,
 }
 
@@ -233,6 +256,7 @@ impl Server {
             password: None,
             application_name: "legation".into(),
             connect_timeout: Duration::from_secs(10),
+            options: OPTIONS.into(),
         };
         Ok(Server {
             child,
@@ -241,6 +265,7 @@ impl Server {
             binaries: binaries.clone(),
             config,
             run_as: serve.run_as.clone(),
+            read_only: serve.read_only,
             wal_segment_size: plan.facts.wal_segment_size,
         })
     }
@@ -262,7 +287,7 @@ impl Server {
                 ));
             }
             if self.is_ready() {
-                return Ok(());
+                return self.find_database();
             }
             if !go_on(self.replaying()) {
                 return Err(Error::Stopped);
@@ -283,6 +308,32 @@ impl Server {
             std::thread::sleep(pause);
             pause = (pause * 2).min(MAX_WAIT);
         }
+    }
+
+    /// The database that the source named may have been dropped since: then one that every cluster begins with.
+    fn find_database(&mut self) -> Result<()> {
+        let mut missing = None;
+        let named = self.config.clone();
+        for database in [named.database.as_str(), "postgres", "template1"] {
+            let config = named.with_database(database);
+            match Conn::sql(&config) {
+                Ok(_) => {
+                    self.config = config;
+                    return Ok(());
+                }
+                // There is none of that name, or it takes no connections.
+                Err(Error::Server(e)) if matches!(e.code.as_str(), "3D000" | "55000") => {
+                    missing = Some(Error::Server(e));
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        missing.map_or(Ok(()), Err)
+    }
+
+    /// Whether sessions begin read-only.
+    pub(super) fn is_read_only(&self) -> bool {
+        self.read_only
     }
 
     /// The segment that the startup process says it is replaying, in its title.
@@ -405,7 +456,7 @@ impl Server {
     /// How far it replayed, by its own account; ask before anything is written.
     pub fn replayed(&self) -> Result<Replayed> {
         let rows = self.sql(
-            Some("postgres"),
+            None,
             "select pg_walfile_name(pg_current_wal_lsn() + 1), pg_last_wal_replay_lsn(), \
              to_char(pg_last_xact_replay_timestamp() at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')",
         )?;

@@ -38,22 +38,9 @@ pub fn ensure_slot(config: &ConnectConfig, slot: &str) -> Result<SlotPosition> {
         }
         Err(e) => return Err(e),
     };
-    let rows = conn.query(&format!("READ_REPLICATION_SLOT {slot}"))?;
-    let restart = rows
-        .first()
-        .and_then(|row| column(row, 1))
-        .and_then(|lsn| lsn.parse::<Lsn>().ok());
-    let Some(restart) = restart else {
-        return Err(Error::refused(
-            format!("slot {slot} holds no WAL: it is lost, or it never reserved any"),
-            format!(
-                "SELECT pg_drop_replication_slot('{slot}'); capture then begins with a new base"
-            ),
-        ));
-    };
-    let segment = wal_segment_size(&mut conn)?;
+    let start = held_from(&mut conn, slot)?;
     Ok(SlotPosition {
-        start: Lsn(restart.0 & !(segment - 1)),
+        start,
         timeline: system.timeline,
         system_id: system.id,
         created,
@@ -67,6 +54,25 @@ pub fn drop_slot(config: &ConnectConfig, slot: &str) -> Result<()> {
         Err(Error::Server(e)) if e.code == "42704" => Ok(()),
         other => other.map(drop),
     }
+}
+
+/// The start of the oldest WAL segment that the slot holds.
+pub(super) fn held_from(conn: &mut Conn, slot: &str) -> Result<Lsn> {
+    let rows = conn.query(&format!("READ_REPLICATION_SLOT {slot}"))?;
+    let restart = rows
+        .first()
+        .and_then(|row| column(row, 1))
+        .and_then(|lsn| lsn.parse::<Lsn>().ok());
+    let Some(restart) = restart else {
+        return Err(Error::refused(
+            format!("slot {slot} holds no WAL: it is lost, or it never reserved any"),
+            format!(
+                "SELECT pg_drop_replication_slot('{slot}'); capture then begins with a new base"
+            ),
+        ));
+    };
+    let segment = wal_segment_size(conn)?;
+    Ok(Lsn(restart.0 & !(segment - 1)))
 }
 
 /// SHOW prints the size with a unit.

@@ -43,6 +43,8 @@ pub struct ConnectConfig {
     pub application_name: String,
     /// How long a connection attempt may take.
     pub connect_timeout: Duration,
+    /// Settings of the session, like `-c name=value`: they outrank those of the database and of the role.
+    pub options: String,
 }
 
 impl ConnectConfig {
@@ -102,6 +104,7 @@ impl ConnectConfig {
             application_name: pick(&parts.application_name, "PGAPPNAME")
                 .unwrap_or_else(|| "legation".into()),
             connect_timeout,
+            options: String::new(),
         };
         if config.password.is_none() {
             let file = pick(&parts.passfile, "PGPASSFILE")

@@ -12,11 +12,15 @@ use legation_core::source::WalSink;
 
 use super::conn::{Conn, row};
 use super::probe::{check_slot_name, column, identify_on, replication};
+use super::slot::held_from;
 use super::url::ConnectConfig;
 use crate::error::ServerError;
 use crate::{Error, Result};
 
+mod reread;
 mod stream;
+
+pub use reread::{Reread, reread};
 
 /// When nothing becomes durable for this long, the connection is dropped: a live receiver that withholds its flush
 /// keeps `pg_ctl stop -m fast` from finishing, a dead one does not.
@@ -33,8 +37,9 @@ pub struct WalOptions {
     pub timeline: Timeline,
     /// Where to go on: the end of what is already kept, or [`SlotPosition::start`].
     pub start: Lsn,
-    /// Kept bytes that end at `start`; they are read again first and must be equal. A cluster that was set back to an
-    /// older snapshot reuses timeline and positions: only its bytes tell. Empty for no such check.
+    /// Kept bytes that end at `start`; they are read again first and must be equal, as far back as the slot holds WAL. A
+    /// cluster that was set back to an older snapshot reuses timeline and positions: only its bytes tell. Empty for no
+    /// such check.
     pub overlap: Vec<u8>,
     /// See [`NO_PROGRESS`].
     pub no_progress: Duration,
@@ -104,8 +109,8 @@ pub fn receive(
     options: &WalOptions,
     sink: &mut dyn WalSink,
 ) -> Result<WalReport> {
-    let conn = match start(config, options, &|| sink.stop()) {
-        Ok(conn) => conn,
+    let (conn, options) = match start(config, options, &|| sink.stop()) {
+        Ok(started) => started,
         Err(Started::Ended(end)) => {
             return Ok(WalReport {
                 received: options.start,
@@ -115,7 +120,7 @@ pub fn receive(
         }
         Err(Started::Failed(e)) => return Err(e),
     };
-    stream::run(conn, options, sink)
+    stream::run(conn, &options, sink)
 }
 
 enum Started {
@@ -133,7 +138,7 @@ fn start(
     config: &ConnectConfig,
     options: &WalOptions,
     stop: &dyn Fn() -> bool,
-) -> Result<Conn, Started> {
+) -> Result<(Conn, WalOptions), Started> {
     check_slot_name(&options.slot)?;
     if options.overlap.len() as u64 > options.start.0 {
         return Err(Error::refused(
@@ -157,6 +162,15 @@ fn start(
             at: system.flushed,
         }));
     }
+    let mut options = options.clone();
+    if !options.overlap.is_empty() {
+        // The server keeps the segment in which the slot stands and what follows, nothing before it: after a restart
+        // the segment before is recycled, and to ask for it would look like a lost slot.
+        let held = held_from(&mut conn, &options.slot)?;
+        let reach = usize::try_from(options.start.0.saturating_sub(held.0)).unwrap_or(usize::MAX);
+        let excess = options.overlap.len().saturating_sub(reach);
+        options.overlap.drain(..excess);
+    }
     let from = options.from();
     conn.start_query(&format!(
         "START_REPLICATION SLOT {} PHYSICAL {from} TIMELINE {}",
@@ -169,8 +183,8 @@ fn start(
             other => other?,
         };
         match message.tag {
-            b'W' => return Ok(conn),
-            b'E' => return Err(refusal(conn.server_error(message.body), options)),
+            b'W' => return Ok((conn, options)),
+            b'E' => return Err(refusal(conn.server_error(message.body), &options)),
             // A timeline that ended exactly here: the server answers with its successor and starts no copy.
             b'D' => next = successor(message.body)?,
             b'Z' => {

@@ -1,10 +1,11 @@
 //! Writes a tree into an empty directory. Every name is opened relative to a directory that was itself opened without
 //! following links, so nothing in a version, however hostile, can lead a write out of the target.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 
 use legation_core::manifest::{Entry, EntryKind, Mtime};
@@ -43,6 +44,7 @@ pub struct TreeRestorer {
     /// they will have.
     directories: Vec<Entry>,
     as_root: bool,
+    keep_privileges: bool,
     report: RestoreReport,
 }
 
@@ -56,7 +58,7 @@ impl TreeRestorer {
     /// Begins in `target`, which must be empty; it is made if it is absent.
     pub fn new(target: &Path) -> Result<Self> {
         let shown = || target.display().to_string();
-        match std::fs::create_dir(target) {
+        match std::fs::DirBuilder::new().mode(0o700).create(target) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             other => other.at(shown)?,
         }
@@ -74,6 +76,8 @@ impl TreeRestorer {
                 ));
             }
         }
+        // Until it gets its own mode at the end: what lies in it may have been closed to others by this directory alone.
+        fchmod(&top, Mode::RWXU).at(shown)?;
         Ok(TreeRestorer {
             target: target.into(),
             top,
@@ -81,8 +85,17 @@ impl TreeRestorer {
             open: None,
             directories: Vec::new(),
             as_root: rustix::process::geteuid().is_root(),
+            keep_privileges: false,
             report: RestoreReport::default(),
         })
+    }
+
+    /// Gives files back with what lets a program run as somebody else: setuid and setgid bits, and capabilities. They
+    /// are left out otherwise: whoever wrote the version would choose what runs as root here.
+    #[must_use]
+    pub fn keep_privileges(mut self) -> Self {
+        self.keep_privileges = true;
+        self
     }
 
     /// Gives the directories their attributes, the deepest first, and makes everything durable.
@@ -119,10 +132,35 @@ impl TreeRestorer {
         if self.as_root {
             fchown(fd, uid(entry.uid), gid(entry.gid))?;
         }
-        fchmod(fd, Mode::from_raw_mode(entry.mode & 0o7777))?;
-        let refused = xattrs::set_fd(fd.as_fd(), &entry.xattrs);
+        // While the file is still writable: without root an attribute of a user needs that.
+        let (mode, attributes) = self.privileges(entry);
+        let refused = xattrs::set_fd(fd.as_fd(), &attributes);
         self.refused(&entry.path, refused);
+        fchmod(fd, mode)?;
         futimens(fd, &times(entry.mtime))
+    }
+
+    /// The mode and the attributes that an entry gets.
+    fn privileges<'a>(&mut self, entry: &'a Entry) -> (Mode, Cow<'a, xattrs::Xattrs>) {
+        let mut mode = entry.mode & 0o7777;
+        let mut attributes = Cow::Borrowed(&entry.xattrs);
+        // On a directory the bits say what group new files get, and grant nothing.
+        if self.keep_privileges || entry.kind == EntryKind::Dir {
+            return (Mode::from_raw_mode(mode), attributes);
+        }
+        let mut leave_out = |what: &str| {
+            let why = format!("{what} was left out: it would let others act as its owner");
+            self.report.left_out.push((entry.path.clone(), why));
+        };
+        if mode & SET_ID != 0 {
+            mode &= !SET_ID;
+            leave_out("the setuid or setgid bit");
+        }
+        if attributes.contains_key(CAPABILITY) {
+            attributes.to_mut().remove(CAPABILITY);
+            leave_out("the attribute security.capability");
+        }
+        (Mode::from_raw_mode(mode), attributes)
     }
 
     fn refused(&mut self, path: &[u8], names: Vec<Vec<u8>>) {
@@ -224,6 +262,7 @@ impl TreeRestorer {
         entry: &Entry,
     ) -> rustix::io::Result<()> {
         let as_root = self.as_root;
+        let (mode, attributes) = self.privileges(entry);
         let dir = self.directory(parent)?;
         if as_root {
             chownat(
@@ -236,14 +275,9 @@ impl TreeRestorer {
         }
         if !matches!(entry.kind, EntryKind::Symlink { .. }) {
             // Just made by us, and never a link.
-            rustix::fs::chmodat(
-                dir,
-                name,
-                Mode::from_raw_mode(entry.mode & 0o7777),
-                AtFlags::empty(),
-            )?;
+            rustix::fs::chmodat(dir, name, mode, AtFlags::empty())?;
         }
-        let refused = xattrs::set_name(dir.as_fd(), name, &entry.xattrs);
+        let refused = xattrs::set_name(dir.as_fd(), name, &attributes);
         utimensat(dir, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW)?;
         self.refused(&entry.path, refused);
         Ok(())
@@ -305,6 +339,11 @@ impl Restorer for TreeRestorer {
             .map_err(|e| SourceError::io(self.shown(&entry.path), e.into()))
     }
 }
+
+/// Setuid and setgid.
+const SET_ID: u32 = 0o6000;
+/// Capabilities of a program.
+const CAPABILITY: &[u8] = b"security.capability";
 
 const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)

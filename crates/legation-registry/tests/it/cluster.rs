@@ -271,6 +271,16 @@ impl Restored {
 
 /// Restores a base and its WAL and starts them.
 pub fn restore(sink: &MemorySink, wal: &MemoryWal, target: Target) -> Result<Restored> {
+    restore_with(sink, wal, target, false)
+}
+
+/// As [`restore`], for sessions that begin read-only or not.
+pub fn restore_with(
+    sink: &MemorySink,
+    wal: &MemoryWal,
+    target: Target,
+    read_only: bool,
+) -> Result<Restored> {
     let dir = scratch();
     let data = dir.path().join("data");
     let facts = Facts::from_meta(&sink.meta)?;
@@ -281,6 +291,7 @@ pub fn restore(sink: &MemorySink, wal: &MemoryWal, target: Target) -> Result<Res
     restorer.finish()?;
     let mut serve = Serve::beside(&data, free_port(), account());
     serve.fsync = false;
+    serve.read_only = read_only;
     prepare(&data, &plan, &serve, &mut wal.pieces().into_iter())?;
     let mut server = Server::start(&data, &plan, &serve, &binaries())?;
     server.wait_ready(Duration::from_secs(60), &mut |_| true)?;

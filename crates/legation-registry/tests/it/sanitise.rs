@@ -6,7 +6,7 @@ use legation_registry::Error;
 use legation_registry::postgres::{Plan, Serve, Target, prepare};
 use legation_registry::tree::TreeRestorer;
 
-use crate::cluster::{Cluster, account, restore, scratch};
+use crate::cluster::{Cluster, account, psql, restore, restore_with, scratch};
 use crate::memory::{MemorySink, MemoryWal};
 
 /// A base with the WAL to its end and a little more.
@@ -65,7 +65,7 @@ fn nothing_captured_reaches_out() {
         ("max_logical_replication_workers", "0"),
         ("TimeZone", "Europe/Tallinn"),
         ("max_connections", "137"),
-        ("max_prepared_transactions", "9"),
+        ("max_prepared_transactions", "256"),
     ] {
         assert_eq!(restored.sql(&format!("show {name}")), value, "{name}");
     }
@@ -155,6 +155,102 @@ fn read_only_sessions_begin_read_only() {
     );
 }
 
+#[test]
+fn what_databases_and_roles_bring_along_is_reset_before_anybody_connects() {
+    let cluster = Cluster::new(&[]);
+    cluster.tables();
+    cluster.sql("create database app");
+    cluster.sql("create role clerk login");
+    let (mut sink, wal) = captured(
+        &cluster,
+        "alter database app set session_preload_libraries = 'no_such_library'; \
+         alter database app set default_transaction_read_only = off; \
+         alter database app set work_mem = '5MB'; \
+         alter role clerk set local_preload_libraries = 'nor_this'",
+    );
+    // The registry's own database is the one that nobody can enter.
+    sink.meta.insert("database".into(), "app".into());
+    let restored = restore_with(&sink, &wal, Target::EndOfWal, true).unwrap();
+    let app = restored.server.config().clone();
+    assert_eq!(app.database, "app");
+    assert!(restored.server.replayed().unwrap().last_commit.is_some());
+    let settled = restored.server.settle().unwrap();
+    assert_eq!(
+        settled.reset,
+        [
+            "default_transaction_read_only = 'off' of database \"app\" was reset",
+            "session_preload_libraries = 'no_such_library' of database \"app\" was reset",
+            "local_preload_libraries = 'nor_this' of role \"clerk\" was reset",
+        ]
+    );
+    assert_eq!(settled.doubts, Vec::<String>::new());
+    // Stock psql, with none of our options.
+    assert_eq!(psql(&app, "show default_transaction_read_only"), "on");
+    assert_eq!(psql(&app, "show work_mem"), "5MB");
+    assert_eq!(
+        restored.server.settle().unwrap().reset,
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn a_database_that_home_dropped_is_not_needed() {
+    let cluster = Cluster::new(&[]);
+    cluster.tables();
+    let (mut sink, wal) = captured(&cluster, "select 1");
+    sink.meta.insert("database".into(), "dropped".into());
+    let restored = restore(&sink, &wal, Target::EndOfWal).unwrap();
+    assert_eq!(restored.server.config().database, "postgres");
+    assert!(restored.server.replayed().is_ok());
+}
+
+#[test]
+fn another_sort_order_and_missing_libraries_are_doubts() {
+    let cluster = Cluster::new(&[]);
+    cluster.tables();
+    let (sink, wal) = captured(
+        &cluster,
+        "create extension hstore; create extension citext; \
+         update pg_proc set probin = '$libdir/not_here' where probin = '$libdir/hstore'; \
+         create table words (w text collate \"C.utf8\" primary key); \
+         update pg_collation set collversion = '0.1' where collname in ('C.utf8', 'ucs_basic'); \
+         update pg_database set datcollversion = '0.1' where datname = 'template1'",
+    );
+    let restored = restore(&sink, &wal, Target::EndOfWal).unwrap();
+    let doubts = restored.server.settle().unwrap().doubts;
+    assert_eq!(doubts.len(), 2, "{doubts:?}");
+    assert!(
+        doubts[0].contains("reindex (C.utf8 in postgres, database template1)"),
+        "{doubts:?}"
+    );
+    assert!(doubts[1].contains("($libdir/not_here: "), "{doubts:?}");
+}
+
+#[test]
+fn prepared_transactions_fit_although_home_made_room_after_the_base() {
+    let cluster = Cluster::new(&[("max_prepared_transactions", "0")]);
+    cluster.tables();
+    let (wal, mut options) = cluster.begin();
+    let receiver = cluster.receive(&wal, options.clone());
+    let (sink, _) = cluster.base();
+    cluster.sql("alter system set max_prepared_transactions = 40");
+    cluster.stop("fast");
+    receiver.join().unwrap().unwrap();
+    cluster.start();
+    options.start = wal.end();
+    let receiver = cluster.receive(&wal, options);
+    for n in 0..30 {
+        cluster.sql(&format!(
+            "begin; insert into t values (-{n} - 1, 0, ''); prepare transaction 'p{n}'"
+        ));
+    }
+    wal.wait_for(cluster.lsn());
+    wal.halt();
+    receiver.join().unwrap().unwrap();
+    let restored = restore(&sink, &wal, Target::EndOfWal).unwrap();
+    assert_eq!(restored.sql("select count(*) from pg_prepared_xacts"), "30");
+}
+
 /// A directory that only looks restored is refused before anything is written into it.
 #[test]
 fn directories_that_lead_elsewhere_are_refused() {
@@ -198,6 +294,11 @@ fn directories_that_lead_elsewhere_are_refused() {
     assert!(attempt(&|_| (), &other).contains("of another cluster"));
     let version = |data: &std::path::Path| std::fs::write(data.join("PG_VERSION"), "14\n").unwrap();
     assert!(attempt(&version, &plan).contains("is not of PostgreSQL 15"));
+    let map = |data: &std::path::Path| {
+        let line = format!("16384 {}\n", home.path().display());
+        std::fs::write(data.join("tablespace_map"), line).unwrap();
+    };
+    assert!(attempt(&map, &plan).contains("names tablespaces"));
     let label = |data: &std::path::Path| std::fs::remove_file(data.join("backup_label")).unwrap();
     assert!(attempt(&label, &plan).contains("backup_label"));
 }

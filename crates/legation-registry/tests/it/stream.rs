@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use legation_core::id::Lsn;
 use legation_registry::postgres::{Conn, WalEnd, WalOptions, drop_slot, ensure_slot};
 
 use crate::cluster::{Cluster, Load, SLOT, run_ok};
@@ -43,7 +44,10 @@ fn a_killed_receiver_goes_on_at_the_exact_position() {
         load.work(15 + round * 3);
         if round % 2 == 0 {
             // From the server's side, at a moment nobody chose.
-            cluster.sql("select pg_terminate_backend(pid) from pg_stat_replication");
+            let kill = "select count(pg_terminate_backend(pid)) from pg_stat_replication";
+            while !receiver.is_finished() && cluster.sql(kill) == "0" {
+                std::thread::sleep(Duration::from_millis(5));
+            }
         } else {
             wal.halt();
         }
@@ -75,6 +79,62 @@ fn a_killed_receiver_goes_on_at_the_exact_position() {
     wal.halt();
     receiver.join().unwrap().unwrap();
     assert_equals_the_servers_files(&cluster, &wal);
+}
+
+/// Whether the server still has the segment that holds `lsn`.
+fn has_segment(cluster: &Cluster, lsn: Lsn) -> bool {
+    let number = lsn.0 / (16 << 20);
+    let name = format!("00000001{:08X}{:08X}", number >> 8, number & 0xff);
+    cluster.data().join("pg_wal").join(name).exists()
+}
+
+#[test]
+fn the_overlap_never_reaches_behind_what_the_slot_holds() {
+    let cluster = Cluster::new(&[("wal_keep_size", "0")]);
+    cluster.tables();
+    let (wal, mut options) = cluster.begin();
+    let receiver = cluster.receive(&wal, options.clone());
+    cluster.sql("select pg_switch_wal()");
+    cluster.sql("insert into t values (-1, 1, 'just after the switch')");
+    wal.wait_for(cluster.lsn());
+    // Taken into account by the server: from here on it needs nothing before this segment.
+    for _ in 0..500 {
+        if cluster.sql("select restart_lsn from pg_replication_slots") == wal.end().to_string() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    cluster.stop("fast");
+    receiver.join().unwrap().unwrap();
+    cluster.start();
+    let end = wal.end();
+    let into = end.0 % (16 << 20);
+    assert!(
+        (1..32 << 10).contains(&into),
+        "{end} is not near a segment's start"
+    );
+    let before = Lsn(end.0 - into - 1);
+    assert!(
+        !has_segment(&cluster, before),
+        "the segment before is still there: nothing is tested"
+    );
+    options.start = end;
+    options.overlap = {
+        let kept = wal.kept.lock().unwrap();
+        kept.bytes[kept.bytes.len() - (64 << 10)..].to_vec()
+    };
+    let receiver = cluster.receive(&wal, options.clone());
+    cluster.sql("insert into t values (-2, 1, 'the next morning')");
+    wal.wait_for(cluster.lsn());
+    wal.halt();
+    assert_eq!(receiver.join().unwrap().unwrap().end, WalEnd::Stopped);
+    wal.stop.store(false, Ordering::SeqCst);
+
+    // What the slot does hold is compared.
+    let last = options.overlap.len() - 1;
+    options.overlap[last] ^= 1;
+    let report = cluster.receive(&wal, options).join().unwrap().unwrap();
+    assert_eq!(report.end, WalEnd::HistoryDiffers { at: Lsn(end.0 - 1) });
 }
 
 #[test]

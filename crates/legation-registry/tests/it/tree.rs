@@ -25,7 +25,7 @@ fn take(root: &Path) -> (MemorySink, TreeReport) {
 }
 
 fn give_back(sink: &MemorySink, to: &Path) -> RestoreReport {
-    let mut restorer = TreeRestorer::new(to).unwrap();
+    let mut restorer = TreeRestorer::new(to).unwrap().keep_privileges();
     sink.restore(&mut restorer).unwrap();
     restorer.finish().unwrap()
 }
@@ -221,6 +221,101 @@ fn a_tree_of_everything_comes_back_equal() {
             .collect::<Vec<_>>()
     };
     assert_eq!(strip(&sink), strip(&again));
+}
+
+#[test]
+fn what_lets_a_program_act_as_another_is_left_out_unless_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = dir.path().join("from");
+    fs::create_dir_all(from.join("shared")).unwrap();
+    for (name, mode) in [
+        ("su", 0o4755),
+        ("sg", 0o2711),
+        ("plain", 0o1755),
+        ("shared", 0o2775),
+    ] {
+        if name != "shared" {
+            fs::write(from.join(name), name).unwrap();
+        }
+        fs::set_permissions(from.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let (mut sink, _) = take(&from);
+    let plain = &mut sink.entries.get_mut(&b"plain"[..]).unwrap().0;
+    plain
+        .xattrs
+        .insert(b"security.capability".to_vec(), vec![0; 20]);
+    let to = dir.path().join("to");
+    let mut restorer = TreeRestorer::new(&to).unwrap();
+    sink.restore(&mut restorer).unwrap();
+    let left_out = restorer.finish().unwrap().left_out;
+    let paths: Vec<_> = left_out.iter().map(|(path, _)| path.as_slice()).collect();
+    assert_eq!(paths, [&b"plain"[..], b"sg", b"su"], "{left_out:?}");
+    let mode = |name: &str| fs::metadata(to.join(name)).unwrap().mode() & 0o7777;
+    assert_eq!(
+        ["su", "sg", "plain", "shared"].map(mode),
+        [0o755, 0o711, 0o1755, 0o2775]
+    );
+}
+
+#[test]
+fn nobody_else_enters_a_tree_while_it_is_restored() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = dir.path().join("from");
+    fs::create_dir(&from).unwrap();
+    fs::write(from.join("open"), b"to all who get here").unwrap();
+    fs::set_permissions(&from, fs::Permissions::from_mode(0o750)).unwrap();
+    let (sink, _) = take(&from);
+    let (new, empty) = (dir.path().join("new"), dir.path().join("empty"));
+    fs::create_dir(&empty).unwrap();
+    fs::set_permissions(&empty, fs::Permissions::from_mode(0o755)).unwrap();
+    for to in [new, empty] {
+        let mut restorer = TreeRestorer::new(&to).unwrap();
+        sink.restore(&mut restorer).unwrap();
+        assert_eq!(fs::metadata(&to).unwrap().mode() & 0o7777, 0o700);
+        restorer.finish().unwrap();
+        assert_eq!(fs::metadata(&to).unwrap().mode() & 0o7777, 0o750);
+    }
+}
+
+/// Only who is not root needs the right to write for an attribute.
+#[test]
+fn attributes_of_read_only_files_come_back_without_root() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, place) = (dir.path().join("from"), dir.path().join("place"));
+    fs::create_dir(&from).unwrap();
+    fs::create_dir(&place).unwrap();
+    fs::write(from.join("sealed"), b"x").unwrap();
+    rustix::fs::setxattr(
+        from.join("sealed"),
+        "user.legation",
+        b"v",
+        rustix::fs::XattrFlags::empty(),
+    )
+    .unwrap();
+    fs::set_permissions(from.join("sealed"), fs::Permissions::from_mode(0o444)).unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let (sink, _) = take(&from);
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(&place, Some(65534), Some(65534)).unwrap();
+    }
+    let to = place.join("to");
+    let restored = to.clone();
+    let left_out = std::thread::spawn(move || {
+        // This thread alone.
+        if rustix::process::geteuid().is_root() {
+            let nobody = rustix::fs::Uid::from_raw(65534);
+            rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+        }
+        let mut restorer = TreeRestorer::new(&restored).unwrap();
+        sink.restore(&mut restorer).unwrap();
+        restorer.finish().unwrap().left_out
+    })
+    .join()
+    .unwrap();
+    assert!(left_out.is_empty(), "{left_out:?}");
+    let mut value = [0; 8];
+    let length = rustix::fs::getxattr(to.join("sealed"), "user.legation", &mut value).unwrap();
+    assert_eq!(&value[..length], b"v");
 }
 
 #[test]

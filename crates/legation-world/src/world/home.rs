@@ -128,7 +128,7 @@ impl World {
                 t,
                 "\n[[registry]]\nid = \"{}\"\nname = \"{}\"\ntitle = \"{}\"\nowner = \"Ministry of Justice\"\n\
                  legal_basis = \"{} Act\"\ntier = \"{tier}\"\nsecrecy_until = 2101-01-01\n\
-                 embassies = {{ class = [\"physical\"], jurisdictions = 1 }}\nepoch = \"{}s\"\n",
+                 epoch = \"{}s\"\n",
                 self.id(*r),
                 r.name(),
                 r.title(),
@@ -149,7 +149,7 @@ impl World {
                 t,
                 "\n[[registry.source]]\nkind = \"postgres\"\nurl = \"postgresql://{AGENT_ROLE}@127.0.0.1:{port}/{0}\"\n\
                  slot = \"legation_{0}\"\nbase_every = \"24h\"\n\
-                 \n[registry.start]\nservices = [\"postgres\"]\nprobe = {{ sql = \"{1}\", within = \"30s\" }}\n",
+                 \n[registry.start]\nprobe = {{ sql = \"{1}\", within = \"30s\" }}\n",
                 r.name(),
                 r.probe()
             );

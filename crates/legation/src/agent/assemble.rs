@@ -126,6 +126,7 @@ impl Agent {
                 ),
             ));
         }
+        registry.agrees(row)?;
         let class = row.class.clone();
         let dir = self.layout.registry(&registry.id);
         durable::create_dir(&dir)?;
@@ -226,7 +227,7 @@ impl Agent {
                 let cluster = Arc::new(Postgres::new(
                     source.clone(),
                     connect,
-                    start.and_then(|start| Some(start.probe.as_ref()?.sql.clone())),
+                    start.and_then(|start| start.probe.clone()),
                     when_full,
                     versions,
                     control,
@@ -280,6 +281,7 @@ impl Agent {
             term: known.term,
             lost: BTreeSet::new(),
             version,
+            foreign: None,
             breaks: 1,
             capturing: 0,
         };

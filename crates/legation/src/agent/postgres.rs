@@ -7,14 +7,15 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use legation_core::id::{StreamId, Timeline};
+use legation_core::id::{Lsn, StreamId, Timeline};
 use legation_core::source::Sink;
 use legation_core::statement::{Cause, WalRange};
 use legation_registry::postgres::{
-    self as driver, BaseOptions, ConnectConfig, SlotState, WalEnd, WalOptions,
+    self as driver, BaseOptions, ConnectConfig, Reread, SlotPosition, SlotState, WalEnd, WalOptions,
 };
 use legation_repo::edge;
 
+use super::history::{History, OVERLAP};
 use super::link::Backoff;
 use super::outbox::{Kind, Outbox};
 use super::request::Request;
@@ -22,8 +23,9 @@ use super::sink::{Parts, Sealer, Source};
 use super::status::now_ms;
 use super::streams::Streams;
 use super::version::{Taken, Versions, source_failure};
-use crate::config::agent::{Postgres as Config, WhenFull};
+use crate::config::agent::{Postgres as Config, Probe, WhenFull};
 use crate::exit::{Code, Failure};
+use crate::recover::start::{PROBE_KEY, PROBE_WITHIN_KEY};
 
 /// How often requests and the stop flag are looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -38,6 +40,16 @@ struct Current {
     stream: StreamId,
 }
 
+/// What a comparison with the last run's trace says.
+enum Recognised {
+    /// It is the same history; the last bytes before the position where capture goes on.
+    Yes(Vec<u8>),
+    /// It is another one, from about here on.
+    Not { at: Lsn },
+    /// Nothing that was kept can be compared.
+    Unknown,
+}
+
 /// A cluster of a registry.
 pub struct Postgres {
     /// Slot and cadence.
@@ -45,7 +57,7 @@ pub struct Postgres {
     /// How to reach it.
     pub connect: ConnectConfig,
     /// The query that must hold before it serves abroad: sealed with each base.
-    pub probe: Option<String>,
+    pub probe: Option<Probe>,
     /// What gives way when the spool is full.
     pub when_full: WhenFull,
     /// Takes the bases.
@@ -54,6 +66,8 @@ pub struct Postgres {
     pub control: Arc<Outbox>,
     /// Where WAL goes.
     pub streams: Arc<Streams>,
+    /// What the source is recognised by after a restart.
+    history: History,
     current: Mutex<Option<Current>>,
 }
 
@@ -62,12 +76,13 @@ impl Postgres {
     pub fn new(
         config: Config,
         connect: ConnectConfig,
-        probe: Option<String>,
+        probe: Option<Probe>,
         when_full: WhenFull,
         versions: Versions,
         control: Arc<Outbox>,
         streams: Arc<Streams>,
     ) -> Postgres {
+        let history = History::new(&versions.dir, versions.writer.secret());
         Postgres {
             config,
             connect,
@@ -76,6 +91,7 @@ impl Postgres {
             versions,
             control,
             streams,
+            history,
             current: Mutex::new(None),
         }
     }
@@ -131,37 +147,57 @@ impl Postgres {
         }
         let slot = driver::ensure_slot(&self.connect, &self.config.slot).map_err(source_failure)?;
         let gave_up = self.streams.gave_up();
-        let tail = self.streams.tail();
+        let foreign = self.versions.state.get().foreign;
+        let tail = self
+            .streams
+            .tail()
+            .filter(|tail| Some(tail.position.stream) != foreign);
         let same = tail.filter(|tail| tail.is_of(slot.system_id, slot.timeline));
         let continued = same.filter(|tail| slot.start <= tail.position.end_lsn);
         let start = continued.map_or(slot.start, |tail| tail.position.end_lsn);
-        // A spool that was moved away: the embassy may hold a stream of before, and takes none beside it without a gap.
-        let gone = self.streams.is_empty() && self.versions.state.get().last_epoch.0 > 0;
-        if continued.is_none() && (tail.is_some() || gave_up || gone) {
-            let cause = match same {
-                _ if gave_up || gone => Cause::AgentLost,
-                Some(_) => Cause::SlotLost,
-                None => Cause::Timeline,
-            };
-            let missing = same.map(|tail| {
-                let range = WalRange {
-                    start: tail.position.end_lsn,
-                    stop: slot.start,
+        let mut recent = None;
+        if continued.is_some() && sealer.as_ref().is_none_or(|sealer| !sealer.has_overlap()) {
+            match self.recognise(&slot, start)? {
+                Recognised::Not { at } => return self.differs(at),
+                Recognised::Yes(bytes) => recent = Some(bytes),
+                Recognised::Unknown => {}
+            }
+        }
+        if continued.is_none() {
+            // A spool that was moved away: the embassy may hold a stream of before, and takes none beside it without a
+            // gap.
+            let gone = self.streams.is_empty() && self.versions.state.get().last_epoch.0 > 0;
+            if tail.is_some() || gave_up || gone {
+                let cause = match same {
+                    _ if gave_up || gone => Cause::AgentLost,
+                    Some(_) => Cause::SlotLost,
+                    None => Cause::Timeline,
                 };
-                (slot.timeline, range)
-            });
-            self.broke(missing, cause)?;
+                let missing = same.map(|tail| {
+                    let range = WalRange {
+                        start: tail.position.end_lsn,
+                        stop: slot.start,
+                    };
+                    (slot.timeline, range)
+                });
+                self.broke(missing, cause, None)?;
+            }
+            // Whatever an earlier connection sealed, nothing of it is continued.
             *sealer = None;
         }
         let source = Source {
             system_id: slot.system_id,
             timeline: slot.timeline,
             next: start,
+            segment: u64::from(probe.wal_segment_size),
         };
         let sealer = match sealer {
             Some(sealer) => sealer,
             None => sealer.insert(Sealer::begin(self.parts(), source, continued.is_some())?),
         };
+        if let Some(recent) = recent {
+            sealer.recall(&recent);
+        }
         self.receive(sealer, source)
     }
 
@@ -199,14 +235,62 @@ impl Postgres {
             WalEnd::TimelineChanged { next, switch } => Ok(format!(
                 "the database went on to timeline {next} at {switch}"
             )),
-            WalEnd::HistoryDiffers { at } => {
-                self.streams.forget_tail();
-                self.broke(None, Cause::Timeline)?;
-                Ok(format!(
-                    "the database's history differs from what was captured, from {at} on"
-                ))
-            }
+            WalEnd::HistoryDiffers { at } => self.differs(at),
         }
+    }
+
+    /// Compares what the source has now with what the last run kept of it, when this run has no bytes of its own to
+    /// compare yet. Gives the last bytes before `start`.
+    fn recognise(&self, slot: &SlotPosition, start: Lsn) -> Result<Recognised, Failure> {
+        let history = &self.history;
+        let comparable = history.last().filter(|trace| {
+            (trace.system_id, trace.timeline) == (slot.system_id, slot.timeline)
+                && trace.bytes > 0
+                && trace.start() >= slot.start
+        });
+        let Some(trace) = comparable else {
+            return Ok(Recognised::Unknown);
+        };
+        let (mut hasher, mut recent) = (history.hasher(), Vec::new());
+        let mut at = trace.start();
+        let mut each = |bytes: &[u8]| {
+            let before = |end: Lsn| {
+                let left = usize::try_from(end.0.saturating_sub(at.0)).unwrap_or(usize::MAX);
+                &bytes[..bytes.len().min(left)]
+            };
+            hasher.update(before(trace.end));
+            recent.extend_from_slice(before(start));
+            let excess = recent.len().saturating_sub(OVERLAP);
+            recent.drain(..excess);
+            at = Lsn(at.0 + bytes.len() as u64);
+        };
+        let stop = &self.versions.stop;
+        let came = driver::reread(
+            &self.connect,
+            slot.system_id,
+            slot.timeline,
+            trace.start()..trace.end.max(start),
+            &|| stop.is_up(),
+            &mut each,
+        )
+        .map_err(source_failure)?;
+        Ok(match came {
+            Reread::Shorter { end } => Recognised::Not { at: end },
+            Reread::Whole if hasher.finalize() != *trace.digest.as_bytes() => {
+                Recognised::Not { at: trace.start() }
+            }
+            Reread::Whole => Recognised::Yes(recent),
+            Reread::Gone => Recognised::Unknown,
+        })
+    }
+
+    /// The source has another history than the newest stream: that is remembered, and nothing continues it.
+    fn differs(&self, at: Lsn) -> Result<String, Failure> {
+        let foreign = self.streams.tail().map(|tail| tail.position.stream);
+        self.broke(None, Cause::Timeline, foreign)?;
+        Ok(format!(
+            "the database's history differs from what was captured, from {at} on"
+        ))
     }
 
     /// The spool is full: nothing that was sealed is dropped, and the source is let go of until there is room.
@@ -221,22 +305,29 @@ impl Postgres {
         Ok("the spool is full; the slot keeps the WAL at the database until there is room".into())
     }
 
-    /// Continuity is lost: that is logged, and the next base is a new one.
-    fn broke(&self, missing: Option<(Timeline, WalRange)>, cause: Cause) -> Result<(), Failure> {
+    /// Continuity is lost: that is logged, and the next base is a new one. `foreign` is a stream that nothing continues.
+    fn broke(
+        &self,
+        missing: Option<(Timeline, WalRange)>,
+        cause: Cause,
+        foreign: Option<StreamId>,
+    ) -> Result<(), Failure> {
         let cause = if self.was_full() {
             Cause::SpoolFull
         } else {
             cause
         };
-        let memory = self.versions.state.update(|memory| {
-            memory.breaks += 1;
-            memory.clone()
-        })?;
+        let term = self.versions.state.get().term;
         let gap = self
             .versions
             .writer
-            .gap(self.versions.registry, memory.term, missing, cause)?;
+            .gap(self.versions.registry, term, missing, cause)?;
+        // Logged before it is remembered: a kill between the two finds it again, and rather says it twice than never.
         self.control.push(Kind::Statement, &gap)?;
+        self.versions.state.update(|memory| {
+            memory.breaks += 1;
+            memory.foreign = foreign.or(memory.foreign);
+        })?;
         tracing::warn!(registry = %self.versions.registry, %cause, "continuity was lost; a new base follows");
         Ok(())
     }
@@ -259,6 +350,7 @@ impl Postgres {
             writer: self.versions.writer.clone(),
             epochs: self.versions.epochs.clone(),
             streams: self.streams.clone(),
+            history: self.history.clone(),
             budget: self.versions.budget.clone(),
             stop: self.versions.stop.clone(),
         }
@@ -329,7 +421,8 @@ impl Postgres {
                     ));
                 }
                 if let Some(probe) = &self.probe {
-                    sink.meta(crate::recover::start::PROBE_KEY, probe)?;
+                    sink.meta(PROBE_KEY, &probe.sql)?;
+                    sink.meta(PROBE_WITHIN_KEY, &probe.within.0.as_millis().to_string())?;
                 }
                 let wal = WalRange {
                     start: report.facts.start,

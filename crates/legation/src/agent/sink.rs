@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use legation_core::id::{EpochNo, Lsn, RegistryId, StreamId, Term, Timeline};
+use legation_core::id::{Digest, EpochNo, Lsn, RegistryId, StreamId, Term, Timeline};
 use legation_core::journal::{
     MAX_FRAME_BYTES, MAX_FRAME_PLAIN, Position, StreamSealer, StreamStart,
 };
@@ -11,14 +12,12 @@ use legation_core::source::{SourceError, SourceResult, WalSink};
 
 use super::budget::Budget;
 use super::epoch::{Epoch, Epochs};
+use super::history::{EVERY, EVERY_IDLE, History, OVERLAP, Trace};
 use super::streams::Streams;
 use super::writer::Writer;
 use crate::exit::Failure;
 use crate::identity::random;
 use crate::stop::Stop;
-
-/// The last WAL kept in memory to recognise the source by after a broken connection.
-const OVERLAP: usize = 64 << 10;
 
 /// Which history the WAL belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +28,8 @@ pub struct Source {
     pub timeline: Timeline,
     /// Where the next byte goes.
     pub next: Lsn,
+    /// Bytes of a WAL segment, a power of two.
+    pub segment: u64,
 }
 
 /// Seals WAL of one registry into its streams.
@@ -46,7 +47,12 @@ pub struct Sealer {
     /// The open stream and the epoch that it is sealed under.
     open: Option<(EpochNo, StreamSealer)>,
     buffer: Vec<u8>,
+    /// The last WAL, to recognise the source by after a broken connection.
     tail: VecDeque<u8>,
+    /// The same for the next run, on disk.
+    history: History,
+    /// What was written there last, and when.
+    traced: Option<(Trace, Instant)>,
     synced: Lsn,
     full: bool,
 }
@@ -63,6 +69,8 @@ pub struct Parts {
     pub epochs: Arc<Epochs>,
     /// Its streams.
     pub streams: Arc<Streams>,
+    /// What the source is recognised by after a restart.
+    pub history: History,
     /// The spool's bound.
     pub budget: Budget,
     /// When to stop.
@@ -89,9 +97,15 @@ impl Sealer {
             open: None,
             buffer: Vec::new(),
             tail: VecDeque::new(),
+            history: parts.history,
+            traced: None,
             synced: source.next,
             full: false,
         };
+        if !continues {
+            // What was kept of another history must not be held against this one.
+            sealer.trace()?;
+        }
         let epoch = sealer.epochs.current()?;
         sealer.open_stream(&epoch, &[])?;
         Ok(sealer)
@@ -112,6 +126,52 @@ impl Sealer {
     /// The last bytes before [`Sealer::next`], to compare with what the source has there now.
     pub fn overlap(&self) -> Vec<u8> {
         self.tail.iter().copied().collect()
+    }
+
+    /// Whether there are bytes to compare.
+    pub fn has_overlap(&self) -> bool {
+        !self.tail.is_empty()
+    }
+
+    /// Takes the last bytes before [`Sealer::next`] as the source gave them again.
+    pub fn recall(&mut self, recent: &[u8]) {
+        self.tail = recent.iter().copied().collect();
+    }
+
+    /// Keeps on disk by what the next run recognises the source: everything before `synced` is in the tail's past.
+    fn trace(&mut self) -> Result<(), Failure> {
+        let source = &self.source;
+        let into = self.synced.0 & (source.segment - 1);
+        let bytes = into.min(self.tail.len() as u64);
+        let mut hasher = self.history.hasher();
+        let from = self.tail.len() - usize::try_from(bytes).unwrap_or(0);
+        let (front, back) = self.tail.as_slices();
+        hasher.update(front.get(from..).unwrap_or_default());
+        hasher.update(&back[from.saturating_sub(front.len())..]);
+        let trace = Trace {
+            format: 1,
+            system_id: source.system_id,
+            timeline: source.timeline,
+            end: self.synced,
+            bytes,
+            digest: Digest(*hasher.finalize().as_bytes()),
+        };
+        self.history.keep(&trace)?;
+        self.traced = Some((trace, Instant::now()));
+        Ok(())
+    }
+
+    /// As [`Sealer::trace`], when it is due: with the first bytes of each segment, because the server may forget the
+    /// one before as soon as it knows that they are synced; else now and then.
+    fn trace_if_due(&mut self, every: Duration) -> Result<(), Failure> {
+        let segment = |lsn: Lsn| lsn.0 & !(self.source.segment - 1);
+        let due = self.traced.as_ref().is_none_or(|(last, at)| {
+            last.end != self.synced
+                && (last.bytes == 0
+                    || segment(last.end) != segment(self.synced)
+                    || at.elapsed() >= every)
+        });
+        if due { self.trace() } else { Ok(()) }
     }
 
     /// Whether the spool had no room for what came.
@@ -241,7 +301,16 @@ impl WalSink for Sealer {
         if let Some(position) = position {
             self.synced = position.end_lsn;
         }
+        // Before the position is reported: what the server is told it may forget is then recognised by what follows.
+        self.trace_if_due(EVERY).map_err(SourceError::other)?;
         Ok(self.synced)
+    }
+
+    fn idle(&mut self) -> SourceResult<()> {
+        if self.source.next == self.synced {
+            self.trace_if_due(EVERY_IDLE).map_err(SourceError::other)?;
+        }
+        Ok(())
     }
 
     fn stop(&self) -> bool {

@@ -33,6 +33,9 @@ pub struct Memory {
     pub lost: BTreeSet<EpochNo>,
     /// The newest version that the embassy's log holds.
     pub version: Option<Version>,
+    /// The newest stream when the source turned out to have another history than it: nothing continues it.
+    #[serde(default)]
+    pub foreign: Option<StreamId>,
     /// How often continuity was lost: a version taken before the newest break is no base for what came after.
     pub breaks: u32,
     /// The count of breaks when the newest capture began.

@@ -47,7 +47,6 @@ struct Inner {
     acked: Option<Acked>,
     /// Whether the acknowledgement was given to this run.
     acked_now: bool,
-    tail_is_foreign: bool,
     gave_up: bool,
 }
 
@@ -143,17 +142,9 @@ impl Streams {
         })
     }
 
-    /// Says that the source's history is not the one that the newest stream holds: nothing continues it.
-    pub fn forget_tail(&self) {
-        self.lock().tail_is_foreign = true;
-    }
-
     /// Where the newest stream ends; `None` when there is none to go on from.
     pub fn tail(&self) -> Option<Tail> {
         let inner = self.lock();
-        if inner.tail_is_foreign {
-            return None;
-        }
         let last = inner.streams.back()?;
         Some(Tail {
             system_id: last.opening.1.system_id,
@@ -201,7 +192,6 @@ impl Streams {
         let mut stream = Stream::new(name, paths, spool, opening, bytes)?;
         stream.keep_fresh(0, opening.to_vec());
         inner.streams.push_back(stream);
-        inner.tail_is_foreign = false;
         drop(inner);
         self.changed.notify_all();
         Ok(())

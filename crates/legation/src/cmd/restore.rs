@@ -83,7 +83,9 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
     }
     let (job, keep) = grant::open(&desk, asked)?;
     has_wal(args, &job)?;
-    let run_as = if rustix::process::geteuid().is_root() {
+    // Only a database is run by somebody; the machine of a tree needs no such account.
+    let is_database = job.version.commit.wal.is_some();
+    let run_as = if is_database && rustix::process::geteuid().is_root() {
         Some(RunAs::named(&args.run_as)?)
     } else {
         None
@@ -103,8 +105,8 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
         ctx.out.note(format!("{}: {why}", job.name));
     }
     for source in &sources {
-        if let Some(short) = &source.short {
-            ctx.out.note(format!("{}: {short}", job.name));
+        for note in source.short.iter().chain(&source.notes) {
+            ctx.out.note(format!("{}: {note}", job.name));
         }
         let until = source.database.as_ref().map(|(plan, _)| plan.until);
         ctx.out.fact(
@@ -114,12 +116,16 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
                 "entries": source.entries, "bytes": source.bytes, "left_out": source.left_out, "until": until,
             }),
             format!(
-                "{} {}  {} entries, {} MiB in {}{}",
+                "{} {}  {} entries, {} MiB in {}{}{}",
                 job.name,
                 job.version.commit.version,
                 source.entries,
                 source.bytes.div_ceil(1 << 20),
                 source.path.display(),
+                match source.left_out {
+                    0 => String::new(),
+                    n => format!(", {n} not as they were"),
+                },
                 until.map_or_else(String::new, |until| format!(
                     "\nready to start, replays to {until}: postgres -D {}",
                     source.path.display()

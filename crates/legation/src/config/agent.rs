@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use legation_core::statement::RegistryRow;
 use serde::{Deserialize, Serialize};
 
 use super::IdentityAt;
@@ -95,7 +96,7 @@ pub struct Registry {
     pub id: String,
     /// Its name; seen at home only.
     pub name: String,
-    /// Its full title.
+    /// Its full title. Like `owner`, `legal_basis`, `secrecy_until` and `rto` it describes, and steers nothing.
     #[serde(default)]
     pub title: String,
     /// Who answers for it.
@@ -104,7 +105,7 @@ pub struct Registry {
     /// By what law it is kept.
     #[serde(default)]
     pub legal_basis: String,
-    /// Its tier, which fills in `rpo`, `rto` and `retention` where they are absent.
+    /// Its tier, which must be the mandate's; fills in `rpo` and `rto` where they are absent.
     #[serde(default)]
     pub tier: Tier,
     /// How much may be lost.
@@ -113,16 +114,16 @@ pub struct Registry {
     /// How long it may be away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rto: Option<Span>,
-    /// A retention class of the mandate.
+    /// Its retention class, which must be the mandate's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<String>,
     /// Until when its contents must stay secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secrecy_until: Option<toml::value::Datetime>,
-    /// Registries that must run before it.
+    /// Registries that must run before it; refused for now.
     #[serde(default)]
     pub depends_on: Vec<String>,
-    /// Which embassies it may go to.
+    /// Which embassies it may go to; refused for now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub embassies: Option<Placement>,
     /// Whether commits wait for embassies.
@@ -236,13 +237,13 @@ pub struct Tree {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Start {
-    /// Services in order.
+    /// Services in order; refused for now.
     #[serde(default)]
     pub services: Vec<String>,
     /// A query that must hold before it serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<Probe>,
-    /// Queries whose answers are sealed with each version.
+    /// Queries whose answers are sealed with each version; refused for now.
     #[serde(default)]
     pub invariant: Vec<Invariant>,
 }
@@ -283,6 +284,54 @@ impl Registry {
         self.rto.map_or(self.tier.rto(), |span| span.0)
     }
 
+    /// What is asked for and would not be done: a rule that is accepted and ignored is worse than one that is refused.
+    fn unsupported(&self) -> Option<&'static str> {
+        let start = self.start.as_ref();
+        let asked = [
+            ("durability \"sync\"", self.durability == Durability::Sync),
+            (
+                "embassies (the mandate says where it is kept)",
+                self.embassies.is_some(),
+            ),
+            ("depends_on", !self.depends_on.is_empty()),
+            (
+                "start.services",
+                start.is_some_and(|start| !start.services.is_empty()),
+            ),
+            (
+                "start.invariant",
+                start.is_some_and(|start| !start.invariant.is_empty()),
+            ),
+        ];
+        asked
+            .into_iter()
+            .find_map(|(what, asked)| asked.then_some(what))
+    }
+
+    /// Checks what the mandate says too, and decides: how long it is kept, and what it is promised.
+    ///
+    /// # Errors
+    /// Code 2 when the file says otherwise.
+    pub fn agrees(&self, row: &RegistryRow) -> Result<(), Failure> {
+        let differs = |what: &str, here: &str, there: &str| {
+            Err(Failure::usage(format!(
+                "registry {:?}: {what} is {here:?} in the configuration and {there:?} in the mandate",
+                self.name
+            ))
+            .hint("the mandate decides; give the same here"))
+        };
+        let (tier, promised) = (format!("{:?}", self.tier), row.tier.to_string());
+        if tier != promised {
+            return differs("tier", &tier, &promised);
+        }
+        match &self.retention {
+            Some(class) if class != row.class.as_str() => {
+                differs("retention", class, row.class.as_str())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The catalogue fields that nobody has filled in yet.
     pub fn empty_fields(&self) -> Vec<&'static str> {
         let fields = [
@@ -290,7 +339,6 @@ impl Registry {
             ("owner", self.owner.is_empty()),
             ("legal_basis", self.legal_basis.is_empty()),
             ("secrecy_until", self.secrecy_until.is_none()),
-            ("embassies", self.embassies.is_none()),
             ("start", self.start.is_none()),
         ];
         fields
@@ -358,8 +406,8 @@ impl Agent {
             {
                 return wrong("its name or id occurs twice".into());
             }
-            if registry.durability == Durability::Sync {
-                return wrong("durability \"sync\" is not supported by this version".into());
+            if let Some(what) = registry.unsupported() {
+                return wrong(format!("{what} is not supported by this version"));
             }
             if registry.epoch.0 > LONGEST_EPOCH || registry.epoch.0 < Duration::from_secs(1) {
                 return wrong(format!(
@@ -380,13 +428,6 @@ impl Agent {
             }
             if registry.source.is_empty() {
                 return wrong("it has no [[registry.source]]".into());
-            }
-            if let Some(name) = registry
-                .depends_on
-                .iter()
-                .find(|name| **name == registry.name)
-            {
-                return wrong(format!("it depends on itself ({name})"));
             }
         }
         Ok(())

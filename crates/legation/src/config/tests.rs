@@ -1,6 +1,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use legation_core::statement::{RegistryRow, Tier};
+
 use super::agent::Agent;
 use super::suggest::{distance, from_serde, nearest};
 use super::units::{Rate, Share, Size, Span};
@@ -102,6 +104,63 @@ fn unknown_keys_are_errors_at_every_depth() {
             "{failure}"
         );
     }
+}
+
+#[test]
+fn what_would_be_ignored_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("agent.toml");
+    let load = |registry: &str, start: &str| {
+        let text = AGENT.replace("tier = \"T0\"", &format!("tier = \"T0\"\n{registry}"));
+        std::fs::write(&file, format!("{text}\n{start}")).unwrap();
+        Agent::load(&file)
+    };
+    let described = "title = \"Land\"\nowner = \"Ministry\"\nlegal_basis = \"Act\"\nsecrecy_until = 2101-01-01\n\
+                     rto = \"1h\"\nrpo = \"5s\"\nretention = \"permanent\"";
+    let start = "[registry.start]\nprobe = { sql = \"select true\", within = \"5s\" }";
+    load(described, start).unwrap();
+    for (registry, start, named) in [
+        ("durability = \"sync\"", "", "durability"),
+        ("embassies = { jurisdictions = 2 }", "", "embassies"),
+        ("depends_on = [\"population\"]", "", "depends_on"),
+        (
+            "",
+            "[registry.start]\nservices = [\"postgres\"]",
+            "start.services",
+        ),
+        (
+            "",
+            "[[registry.start.invariant]]\nname = \"n\"\nsql = \"select 1\"",
+            "start.invariant",
+        ),
+    ] {
+        let failure = load(registry, start).unwrap_err();
+        assert_eq!(failure.code as u8, 2);
+        assert!(
+            failure.message.contains(named) && failure.message.contains("not supported"),
+            "{failure}"
+        );
+    }
+}
+
+#[test]
+fn what_the_mandate_decides_must_be_the_same_in_the_file() {
+    let agent: Agent = parse(AGENT, Path::new("agent.toml")).unwrap();
+    let mut registry = agent.registry[0].clone();
+    let row = |tier: Tier, class: &str| RegistryRow {
+        id: "r-000001".parse().unwrap(),
+        tier,
+        class: class.parse().unwrap(),
+        writer: "w-1".parse().unwrap(),
+        embassy: "a".parse().unwrap(),
+    };
+    registry.agrees(&row(Tier::T0, "permanent")).unwrap();
+    let failure = registry.agrees(&row(Tier::T1, "permanent")).unwrap_err();
+    assert!(failure.message.contains("tier"), "{failure}");
+    registry.retention = Some("permanent".into());
+    registry.agrees(&row(Tier::T0, "permanent")).unwrap();
+    let failure = registry.agrees(&row(Tier::T0, "ten-years")).unwrap_err();
+    assert!(failure.message.contains("retention"), "{failure}");
 }
 
 #[test]

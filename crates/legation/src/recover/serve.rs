@@ -218,7 +218,10 @@ fn attempt(
         let server = start::start(&source.path, plan, serve, &watch)?;
         watch.finish();
         step(seat, order, job.registry, StepKind::Started, None)?;
-        let answered = start::ask(&server, plan, source.probe.as_deref())?;
+        let answered = start::ask(&server, plan, source.probe.as_ref())?;
+        for note in source.notes.iter().chain(&answered.reset) {
+            ctx.out.note(format!("{}: {note}", job.name));
+        }
         step(
             seat,
             order,

@@ -28,15 +28,19 @@ use crate::watch::Watch;
 
 /// The longest that replay may take before a start counts as failed; an objective is usually far below.
 pub const REPLAY_WITHIN: Duration = Duration::from_secs(4 * 3600);
-/// The longest that one probe may take.
+/// The longest that one probe may take, where the version does not say.
 const PROBE_WITHIN: Duration = Duration::from_secs(30);
 /// What must hold before a database serves; what else is asked is told as a doubt.
 const CONSISTENT: &str = "is consistent";
 const OWN_PROBE: &str = "the registry's own probe";
+/// A version cannot ask for more: its probe must not keep the others from serving.
+const PROBE_WITHIN_MOST: Duration = Duration::from_secs(600);
 /// The source kind of a database cluster.
 const POSTGRES: &str = "postgres";
 /// A version's fact that names the query which must answer true before it serves.
 pub const PROBE_KEY: &str = "probe.sql";
+/// A version's fact that says how many milliseconds that query may take.
+pub const PROBE_WITHIN_KEY: &str = "probe.within-ms";
 
 /// What is to be restored, and with which keys.
 pub struct Job {
@@ -205,7 +209,7 @@ impl Job {
         target: Target,
         serve: &Serve,
         watch: &Watch,
-    ) -> Result<Option<String>, Failure> {
+    ) -> Result<(Option<String>, Vec<String>), Failure> {
         let streams = scope::reaching_back(&self.streams, &self.held, plan.wal_from);
         let mut short = None;
         loop {
@@ -225,8 +229,9 @@ impl Job {
             });
             let prepared = driver::prepare(path, plan, serve, &mut pieces);
             drop(pieces);
-            let Err(error) = prepared else {
-                return Ok(short);
+            let error = match prepared {
+                Ok(notes) => return Ok((short, notes)),
+                Err(error) => error,
             };
             // The driver passes on that the WAL could not be read; why, with its exit code, is said where it was read.
             if let Some(failure) = wal.failure() {
@@ -323,10 +328,12 @@ pub struct Source {
     pub path: PathBuf,
     /// How a database is to be started.
     pub database: Option<(Plan, Serve)>,
-    /// The query that must hold before it serves.
-    pub probe: Option<String>,
+    /// The query that must hold before it serves, and how long it may take.
+    pub probe: Option<(String, Duration)>,
     /// What was planned and is not replayed, in words.
     pub short: Option<String>,
+    /// What of the database's configuration could not be carried over, in words.
+    pub notes: Vec<String>,
     /// Entries restored.
     pub entries: u64,
     /// Bytes of files restored.
@@ -377,11 +384,11 @@ pub fn restore(
         };
         let result = reader.restore(at, b"", &mut restorer, &mut |_| {})?;
         let report = restorer.to.finish()?;
-        let mut short = None;
+        let (mut short, mut notes) = (None, Vec::new());
         let database = match plan {
             Some(mut plan) => {
                 let serve = serve(&path);
-                short = job.replayable(keep, &path, &mut plan, target, &serve, watch)?;
+                (short, notes) = job.replayable(keep, &path, &mut plan, target, &serve, watch)?;
                 Some((plan, serve))
             }
             None => None,
@@ -390,14 +397,24 @@ pub fn restore(
             kind: source.kind.clone(),
             path,
             database,
-            probe: source.meta.get(PROBE_KEY).cloned(),
+            probe: probe(&source.meta),
             short,
+            notes,
             entries: result.entries,
             bytes: result.bytes,
             left_out: report.left_out.len(),
         });
     }
     Ok(done)
+}
+
+/// The registry's own probe, as its version says.
+fn probe(meta: &BTreeMap<String, String>) -> Option<(String, Duration)> {
+    let within = meta
+        .get(PROBE_WITHIN_KEY)
+        .and_then(|ms| ms.parse().ok())
+        .map_or(PROBE_WITHIN, Duration::from_millis);
+    Some((meta.get(PROBE_KEY)?.clone(), within.min(PROBE_WITHIN_MOST)))
 }
 
 /// What a started database answered.
@@ -409,10 +426,12 @@ pub struct Answered {
     pub passed: u32,
     /// Probes asked.
     pub asked: u32,
-    /// The first that did not, in words.
+    /// The first that did not, in words; else what makes its answers doubtful here.
     pub failed: Option<String>,
     /// Without this it must not serve: the first that must hold and did not.
     pub unfit: Option<String>,
+    /// Settings of its databases and roles that were reset, in words.
+    pub reset: Vec<String>,
 }
 
 /// Starts a restored database and waits until it takes connections.
@@ -434,14 +453,19 @@ pub fn start(path: &Path, plan: &Plan, serve: &Serve, watch: &Watch) -> Result<S
 }
 
 /// Asks a started database: does it answer, is it out of recovery on a timeline of its own, did it replay everything
-/// planned, can its catalog be read; and the registry's own probe.
+/// planned, can its catalog be read; and the registry's own probe. What its databases and roles bring along and would act
+/// here is reset first.
 ///
 /// # Errors
-/// When it does not say how far it replayed.
-pub fn ask(server: &Server, plan: &Plan, own: Option<&str>) -> Result<Answered, Failure> {
+/// When it does not say how far it replayed, or cannot be made safe to enter.
+pub fn ask(
+    server: &Server,
+    plan: &Plan,
+    own: Option<&(String, Duration)>,
+) -> Result<Answered, Failure> {
     let replayed = server.replayed()?;
-    let database = Some(plan.facts.database.as_str()).filter(|name| !name.is_empty());
-    let sql = |sql: &str| server.probe(database, sql, PROBE_WITHIN);
+    let settled = server.settle()?;
+    let sql = |sql: &str| server.probe(None, sql, PROBE_WITHIN);
     let mut asked: Vec<(&str, bool)> = vec![
         ("accepts connections", sql("select true").unwrap_or(false)),
         (
@@ -457,16 +481,20 @@ pub fn ask(server: &Server, plan: &Plan, own: Option<&str>) -> Result<Answered, 
                 .unwrap_or(false),
         ),
     ];
-    if let Some(own) = own {
-        asked.push((OWN_PROBE, sql(own).unwrap_or(false)));
+    if let Some((own, within)) = own {
+        // In the database that it was written for, or it fails.
+        let database = Some(plan.facts.database.as_str()).filter(|name| !name.is_empty());
+        let passed = server.probe(database, own, *within).unwrap_or(false);
+        asked.push((OWN_PROBE, passed));
     }
     let first = |of: &dyn Fn(&str) -> bool| {
         let mut asked = asked.iter();
         let found = asked.find(|(what, passed)| !passed && of(what));
         found.map(|(what, _)| format!("not so: {what}"))
     };
-    let failed = first(&|_| true);
     let unfit = first(&|what| [CONSISTENT, OWN_PROBE].contains(&what));
+    let failed = first(&|_| true)
+        .or_else(|| (!settled.doubts.is_empty()).then(|| settled.doubts.join("; ")));
     let passed = asked.iter().filter(|(_, passed)| *passed).count();
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     Ok(Answered {
@@ -475,6 +503,7 @@ pub fn ask(server: &Server, plan: &Plan, own: Option<&str>) -> Result<Answered, 
         asked: count(asked.len()),
         failed,
         unfit,
+        reset: settled.reset,
     })
 }
 

@@ -368,6 +368,161 @@ fn an_agent_that_the_mandate_does_not_know_is_refused() {
     assert_eq!(ended.code(), Some(8), "{}", refused.said());
 }
 
+/// Waits until the server knows that everything it has flushed is held abroad or in the spool.
+fn slot_caught_up(world: &World) {
+    until(world, "the slot stands at the end", || {
+        ask(
+            world,
+            "select coalesce(bool_and(restart_lsn = pg_current_wal_flush_lsn()), false)::text from pg_replication_slots",
+        ) == "true"
+    });
+}
+
+#[test]
+fn a_database_that_restarts_just_after_a_segment_began_goes_on() {
+    let mut world = world(14);
+    world.start_agent().unwrap();
+    world.wait_protected(PATIENCE).unwrap();
+    let before = ask(&world, "select pg_walfile_name(pg_current_wal_lsn())");
+    execute(&world, "select pg_switch_wal()");
+    execute(&world, "create table after_the_switch (n int)");
+    // Archived, or the server would keep it for that reason.
+    until(&world, "the segment is archived", || {
+        ask(
+            &world,
+            "select coalesce(last_archived_wal, '') from pg_stat_archiver",
+        ) >= before
+    });
+    until(&world, "everything acknowledged", || caught_up(&world));
+    slot_caught_up(&world);
+    let land = world.clusters.get_mut(&Registry::Land).unwrap();
+    land.stop_fast().unwrap();
+    land.start().unwrap();
+    let segment = land.data().join("pg_wal").join(&before);
+    assert!(
+        !segment.exists(),
+        "{before} is still there: nothing is tested"
+    );
+    execute(&world, "create table the_next_morning (n int)");
+    until(&world, "everything acknowledged", || caught_up(&world));
+    assert_eq!(
+        version(&world),
+        1,
+        "a new base was taken although nothing was lost"
+    );
+    assert_eq!(gaps(&world), 0);
+    check_continuity(&world);
+}
+
+/// Gaps in the log.
+fn gaps(world: &World) -> usize {
+    let desk = world.path("desk/legation.toml");
+    let shown = world.legation.ok([
+        "--config".as_ref(),
+        desk.as_os_str(),
+        "--json".as_ref(),
+        "log".as_ref(),
+        "show".as_ref(),
+        "--kind".as_ref(),
+        "gap".as_ref(),
+    ]);
+    shown.unwrap().records().unwrap().len()
+}
+
+fn copy(from: &Path, to: &Path) {
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .arg(from)
+        .arg(to)
+        .status()
+        .unwrap();
+    assert!(copied.success());
+}
+
+/// Sets the cluster back to a copy that is made before `first` is written; while it is down, `meanwhile` happens. Then
+/// it writes past the position that was captured: only the bytes tell.
+fn set_back(world: &mut World, meanwhile: impl FnOnce(&mut World)) {
+    let land = world.clusters.get_mut(&Registry::Land).unwrap();
+    let (data, older) = (land.data(), land.data().with_extension("older"));
+    land.stop_fast().unwrap();
+    copy(&data, &older);
+    land.start().unwrap();
+    execute(
+        world,
+        "create table history as select n, 'the first' as which from generate_series(1, 20000) n",
+    );
+    until(world, "everything acknowledged", || caught_up(world));
+    slot_caught_up(world);
+    // Nothing is known of a history that was not written down: a kill within that moment is another matter.
+    let trace = world
+        .path("home/agent/spool")
+        .join(world.id(Registry::Land))
+        .join("history.json");
+    until(world, "the end of the history is written down", || {
+        let text = std::fs::read_to_string(&trace).unwrap_or_default();
+        text.contains(&ask(world, "select pg_current_wal_flush_lsn()::text"))
+    });
+    let captured = pg::lsn(&ask(world, "select pg_current_wal_flush_lsn()::text")).unwrap();
+    meanwhile(world);
+    let land = world.clusters.get_mut(&Registry::Land).unwrap();
+    land.stop_fast().unwrap();
+    std::fs::remove_dir_all(&data).unwrap();
+    std::fs::rename(&older, &data).unwrap();
+    land.start().unwrap();
+    execute(
+        world,
+        "create table history as select n, 'the second' as which from generate_series(1, 60000) n",
+    );
+    let now = pg::lsn(&ask(world, "select pg_current_wal_flush_lsn()::text")).unwrap();
+    assert!(now > captured, "the second history is shorter");
+}
+
+/// What must follow: one gap, one new base, and a stream of its own that the embassy has to the end.
+fn captured_anew(world: &World) {
+    until(world, "a new base", || version(world) == 2);
+    execute(world, "insert into history values (-1, 'and later')");
+    until(world, "everything acknowledged", || caught_up(world));
+    let state = world.state.parse().unwrap();
+    let store = StateDir::open_reader(&world.store(), &state).unwrap();
+    let registry: RegistryId = world.id(Registry::Land).parse().unwrap();
+    let mut begun = 0;
+    for (of, stream) in store.journals().unwrap() {
+        let mut frames = store.read_journal(of, &stream).unwrap().frames(0).unwrap();
+        let (_, opening) = frames.next().unwrap().unwrap();
+        begun +=
+            usize::from(of == registry && Opening::parse(&opening).unwrap().1.previous.is_none());
+    }
+    assert_eq!(begun, 2, "the second history continues the first");
+    // Nothing more follows: the database is captured again, not found different for ever.
+    std::thread::sleep(Duration::from_secs(8));
+    assert_eq!((gaps(world), version(world)), (1, 2));
+    check_log(world);
+}
+
+#[test]
+fn a_database_that_was_set_back_is_captured_anew_with_one_gap() {
+    let mut world = world(15);
+    world.start_agent().unwrap();
+    world.wait_protected(PATIENCE).unwrap();
+    set_back(&mut world, |_| ());
+    captured_anew(&world);
+}
+
+#[test]
+fn a_database_that_was_set_back_while_the_agent_was_dead_is_noticed() {
+    let mut world = world(16);
+    world.start_agent().unwrap();
+    world.wait_protected(PATIENCE).unwrap();
+    set_back(&mut world, |world| {
+        world.agents.iter_mut().for_each(|agent| {
+            agent.kill();
+        });
+        world.agents.clear();
+    });
+    world.start_agent().unwrap();
+    captured_anew(&world);
+}
+
 /// Killed at every named edge of its own, once in the first capture and once later; needs `--features faults`.
 #[cfg(feature = "faults")]
 #[test]

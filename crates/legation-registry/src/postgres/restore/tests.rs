@@ -106,7 +106,9 @@ fn only_inert_settings_are_carried() {
     let plan = Plan::new(facts(), Lsn(0x2000000), Lsn(0x3000000), Target::EndOfWal).unwrap();
     let mut serve = Serve::beside(Path::new("/srv/it's"), 7001, None);
     serve.listen = "127.0.0.1".into();
-    let text = configuration(Path::new("/srv/it's"), &plan, &serve, &control()).unwrap();
+    let (settings, notes) = carried(&plan.facts);
+    assert!(notes.is_empty(), "{notes:?}");
+    let text = configuration(Path::new("/srv/it's"), &settings, &serve, &control()).unwrap();
     for line in [
         "TimeZone = 'Europe/Tallinn'",
         "search_path = 'a, ''b\\\\'''",
@@ -114,7 +116,8 @@ fn only_inert_settings_are_carried() {
         "archive_command = ''",
         "max_connections = '137'",
         "max_wal_senders = '4'",
-        "max_prepared_transactions = '5'",
+        "max_prepared_transactions = '256'",
+        "max_locks_per_transaction = '128'",
         "track_commit_timestamp = 'on'",
         "restore_command = 'false'",
         "fsync = 'on'",
@@ -139,6 +142,26 @@ fn only_inert_settings_are_carried() {
     assert_eq!(text, access(&serve));
     serve.listen.clear();
     assert!(!access(&serve).contains("host"));
+}
+
+#[test]
+fn zones_and_locales_that_are_unknown_here_are_dropped_with_a_note() {
+    let mut facts = facts();
+    for (name, value) in [
+        ("timezone", "Mars/Olympus_Mons"),
+        ("lc_time", "xx_XX.UTF-8"),
+        ("lc_numeric", "C"),
+    ] {
+        facts.settings.insert(name.into(), value.into());
+    }
+    let (settings, notes) = carried(&facts);
+    let names: Vec<_> = settings.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names, ["lc_numeric", "search_path"]);
+    assert_eq!(notes.len(), 2, "{notes:?}");
+    assert!(
+        notes[0].contains("Mars/Olympus_Mons") && notes[1].contains("xx_XX.UTF-8"),
+        "{notes:?}"
+    );
 }
 
 #[test]

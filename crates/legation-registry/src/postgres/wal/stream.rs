@@ -166,6 +166,9 @@ fn feed(options: &WalOptions, sink: &mut dyn WalSink, shared: &Shared) -> Result
             state.end.clone()
         };
         shared.changed.notify_all();
+        if batch.is_empty() {
+            sink.idle()?;
+        }
         for part in batch.chunks(FED_AT_ONCE) {
             sink.wal(options.timeline, fed, part)?;
             fed = Lsn(fed.0 + part.len() as u64);
