@@ -458,7 +458,8 @@ pub fn ask(server: &Server, plan: &Plan, own: Option<&str>) -> Result<Answered, 
     let failed = asked
         .iter()
         .find(|(_, passed)| !passed)
-        .map(|(what, _)| format!("not so: {what}"));
+        .map(|(what, _)| format!("not so: {what}"))
+        .or_else(|| stopped_short(plan, replayed.lsn));
     let passed = asked.iter().filter(|(_, passed)| *passed).count();
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     Ok(Answered {
@@ -466,6 +467,18 @@ pub fn ask(server: &Server, plan: &Plan, own: Option<&str>) -> Result<Answered, 
         passed: count(passed),
         asked: count(asked.len()),
         failed,
+    })
+}
+
+/// Whether replay ended where more should have followed. Records end before the kept bytes do, but by less than a
+/// segment: no usual record is longer.
+fn stopped_short(plan: &Plan, at: Lsn) -> Option<String> {
+    let segment = u64::from(plan.facts.wal_segment_size);
+    (at.0.saturating_add(segment) < plan.until.0).then(|| {
+        format!(
+            "replay ended at {at}, and WAL up to {} was given to it",
+            plan.until
+        )
     })
 }
 

@@ -5,6 +5,7 @@
 mod agent;
 mod full;
 mod golden;
+mod hostile;
 mod house;
 mod kills;
 mod refusals;
