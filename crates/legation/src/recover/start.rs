@@ -190,10 +190,6 @@ impl Job {
 
     /// Writes the WAL beside the restored files, opened and in order, and the configuration that replays it. Where
     /// something does not belong to the WAL the plan ends before it; returns why.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "what a replay is written from is what it is"
-    )]
     fn replayable(
         &self,
         keep: &Keep,
