@@ -296,14 +296,28 @@ fn recover(site: &Site) -> Result<Index, StoreError> {
     for (registry, id) in dir.journals()? {
         // Opening cuts off a torn tail and makes the rest durable; the handle is opened again when it is written to.
         let floor = acknowledged(&fold, registry, id);
-        let (journal, recovered) = dir.open_journal_from(registry, &id, floor)?;
-        if let Some(torn) = &recovered.torn {
-            tracing::warn!(%registry, bytes = torn.bytes, "cut an unacknowledged tail off a journal");
-        }
-        let Some(position) = recovered.position else {
+        let (position, damaged) = match dir.open_journal_from(registry, &id, floor) {
+            Ok((_, recovered)) => {
+                if let Some(torn) = &recovered.torn {
+                    tracing::warn!(%registry, bytes = torn.bytes, "cut an unacknowledged tail off a journal");
+                }
+                (recovered.position, false)
+            }
+            // Damage to one stream keeps neither the log nor the other streams from going on.
+            Err(StoreError::Damaged { what, why }) => {
+                tracing::error!(
+                    what,
+                    why,
+                    "damaged: it takes no more frames, what holds of it is served"
+                );
+                (site.whole(registry, &id), true)
+            }
+            Err(error) => return Err(error),
+        };
+        let Some(position) = position else {
             continue;
         };
-        let Some(first) = journal.frames(0)?.next() else {
+        let Some(first) = site.frames(registry, &id, 0)?.next() else {
             continue;
         };
         let (_, first) = first?;
@@ -314,6 +328,7 @@ fn recover(site: &Site) -> Result<Index, StoreError> {
         let mut stream = Stream::opened(&header, &opening, position);
         stream.bytes = bytes_in(site, registry, &id)?;
         site.keep.count(stream.bytes);
+        stream.closed = damaged;
         index.insert((registry, id), stream);
     }
     let newest: BTreeMap<_, _> = {
@@ -332,7 +347,7 @@ fn recover(site: &Site) -> Result<Index, StoreError> {
         let newer = newest
             .get(registry)
             .is_some_and(|newest| (s.term, s.epoch) < *newest);
-        s.closed = newer || left.contains(&(*registry, *id));
+        s.closed |= newer || left.contains(&(*registry, *id));
     }
     Ok(index)
 }
@@ -371,6 +386,13 @@ fn bytes_in(site: &Site, registry: RegistryId, stream: &StreamId) -> Result<u64,
 }
 
 impl Site {
+    /// Where the frames of a stream end that hold from the first on; `None` when there are none.
+    fn whole(&self, registry: RegistryId, stream: &StreamId) -> Option<Position> {
+        let mut frames = self.frames(registry, stream, 0).ok()?;
+        while frames.next().is_some_and(|frame| frame.is_ok()) {}
+        frames.position()
+    }
+
     /// The frames of a stream from number `from` on, without the committer.
     fn frames(
         &self,

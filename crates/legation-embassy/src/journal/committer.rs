@@ -13,7 +13,7 @@ use legation_repo::store::StoreError;
 use rustix::process::{Resource, getrlimit};
 use tokio::sync::oneshot;
 
-use super::{Append, Index, Job, Stream};
+use super::{Append, Index, Job, Stream, acknowledged};
 use crate::hosted::Site;
 use crate::http::Refused;
 use crate::keep;
@@ -271,7 +271,11 @@ impl Committer {
     fn opened(&mut self, key: (RegistryId, StreamId)) -> Result<JournalDir, Refused> {
         let opened = match self.failed.get(&key) {
             Some(failed) => failed.reopen(),
-            None => self.site.keep.dir().open_journal(key.0, &key.1),
+            None => {
+                let floor = acknowledged(&self.site.fold(), key.0, key.1);
+                let dir = self.site.keep.dir();
+                dir.open_journal_from(key.0, &key.1, floor)
+            }
         };
         let (journal, _) = opened.map_err(keep::refused)?;
         self.failed.remove(&key);

@@ -384,3 +384,66 @@ fn a_mark_names_what_is_kept_here() {
     submit(mark(middle)).unwrap();
     submit(mark(last)).unwrap();
 }
+
+#[test]
+fn acknowledged_frames_that_are_gone_are_damage_and_the_rest_goes_on() {
+    let mut world = with_epoch();
+    let (stream, frames) = world.one.land.stream(world.one.state, LAND, 3, None);
+    let agent = world.land();
+    agent
+        .append_journal(LAND, &stream, frames.concat())
+        .unwrap();
+    let last = end_of(&frames);
+    let mark = Mark {
+        state: world.one.state,
+        mandate: 1,
+        registry: LAND,
+        term: Term(1),
+        epoch: EpochNo(1),
+        stream,
+        sequence: last.seq,
+        chain: last.chain,
+        timeline: last.timeline,
+        lsn: last.end_lsn,
+        at: now(),
+    };
+    agent
+        .submit(&Signed::sign_with(mark, &world.one.land.key).unwrap())
+        .unwrap();
+    world.stop();
+    // The power failed and the disk had lied: half of the last frame, and no record of what was synced.
+    let dir = world
+        .store()
+        .join(format!("{}/journal/{LAND}/{stream}", world.one.state));
+    let segment = dir.join("00000000");
+    let torn = std::fs::read(&segment).unwrap();
+    let torn = &torn[..torn.len() - 100];
+    std::fs::write(&segment, torn).unwrap();
+    std::fs::remove_file(dir.join("SYNCED")).unwrap();
+    world.start();
+
+    let said = world.land().streams(LAND).unwrap();
+    assert_eq!((said[0].next, said[0].closed), (3, true));
+    let agent = world.land();
+    assert!(
+        agent
+            .append_journal(LAND, &stream, frames[3].clone())
+            .is_err()
+    );
+    assert!(
+        agent
+            .append_journal(LAND, &stream, frames[0].clone())
+            .is_err()
+    );
+    assert_eq!(std::fs::read(&segment).unwrap(), torn, "nothing was cut");
+    assert_eq!(
+        world
+            .desk()
+            .read_journal(LAND, &stream, 0, MAX_JOURNAL)
+            .unwrap(),
+        frames[..3].concat()
+    );
+    agent.submit(&gap(&world)).unwrap();
+    let (next, frames) = world.one.land.stream(world.one.state, LAND, 1, None);
+    agent.append_journal(LAND, &next, frames.concat()).unwrap();
+}

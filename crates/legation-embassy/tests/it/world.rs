@@ -23,10 +23,11 @@ use legation_core::statement::{
     Tier, Time, VaultRow, VersionPick, WriterRow, YesNo,
 };
 use legation_embassy::{
-    EmbassyConfig, EmbassyHandle, EmbassyIdentity, EmbassyServer, HostedState, Limits, Reserve,
+    EmbassyConfig, EmbassyError, EmbassyHandle, EmbassyIdentity, EmbassyServer, HostedState,
+    Limits, Reserve,
 };
 use legation_repo::http::{Client, ClientOptions, Receipt, TlsIdentity, Trust};
-use legation_repo::store::Kind;
+use legation_repo::store::{Kind, StoreError};
 use zeroize::Zeroizing;
 
 pub const LAND: RegistryId = registry(0x77be02);
@@ -188,7 +189,19 @@ impl World {
     /// Stops without ceremony and starts again from what is on disk.
     pub fn restart(&mut self) {
         drop(self.embassy.take());
-        self.start();
+        // Connections that were cut end by themselves, and a process that another test forks at this moment holds the
+        // store's lock until it has become another program.
+        let until = std::time::Instant::now() + Duration::from_secs(10);
+        self.embassy = loop {
+            match EmbassyServer::start(self.config()) {
+                Err(EmbassyError::Store(StoreError::Locked { .. }))
+                    if std::time::Instant::now() < until =>
+                {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                started => break Some(started.unwrap()),
+            }
+        };
     }
 
     pub fn stop(&mut self) {

@@ -32,6 +32,9 @@ const LOOK: Duration = Duration::from_millis(200);
 /// A connection that lasted this long was a good one: the next pause is short again.
 const GOOD: Duration = Duration::from_secs(10);
 
+/// How long a finished base waits for the log that makes it consistent, with its place among those that capture.
+const SEALED_WITHIN: Duration = Duration::from_secs(600);
+
 /// The stream that is being received, for the base that starts beside it.
 #[derive(Debug, Clone, Copy)]
 struct Current {
@@ -428,8 +431,15 @@ impl Postgres {
                     start: report.facts.start,
                     stop: report.facts.stop,
                 };
+                self.wait_sealed(wal.stop)?;
+                let epochs = self.streams.epochs_between(
+                    (current.system_id, current.timeline),
+                    report.facts.segment_start(wal.start),
+                    wal.stop,
+                );
                 Ok(Taken {
                     wal: Some((report.facts.timeline, wal, current.stream)),
+                    epochs,
                     stats: Vec::new(),
                     entries: report.entries,
                     bytes: report.bytes,
@@ -437,6 +447,35 @@ impl Postgres {
             },
         )?;
         tracing::info!(registry = %self.versions.registry, version = %number, took = ?began.elapsed(), "the base is sealed");
+        Ok(())
+    }
+
+    /// Waits until the log up to `stop` is sealed: only then is it known under which epochs.
+    fn wait_sealed(&self, stop: Lsn) -> Result<(), Failure> {
+        let is_sealed = || {
+            let tail = self.streams.tail();
+            tail.is_some_and(|tail| tail.position.end_lsn >= stop)
+        };
+        let began = Instant::now();
+        while !is_sealed() {
+            if began.elapsed() > SEALED_WITHIN {
+                return Err(Failure::new(
+                    Code::SourceIncomplete,
+                    format!("the log up to {stop} did not come; the base begins again"),
+                ));
+            }
+            let memory = self.versions.state.get();
+            if memory.breaks != memory.capturing {
+                return Err(Failure::new(
+                    Code::SourceIncomplete,
+                    "continuity was lost while the base was taken",
+                ));
+            }
+            if self.versions.stop.is_up() {
+                return Err(super::version::stopped());
+            }
+            self.streams.wait(LOOK);
+        }
         Ok(())
     }
 

@@ -7,18 +7,18 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use legation_core::id::{EpochNo, Lsn, RegistryId, StateId, StreamId, Term, Timeline};
-use legation_core::journal::{MAX_FRAME_BYTES, Position};
+use legation_core::journal::{MAX_FRAME_BYTES, Opening, Position};
 use legation_core::statement::Ack;
 use legation_repo::journal::{Spool, StreamName};
 use legation_repo::{durable, edge};
 
-use stream::{Paths, Stream, broken, listed};
+use stream::{Begun, Paths, Stream, broken, listed, remember, remembered};
 
 use super::budget::Budget;
 use crate::exit::{Code, Failure};
@@ -42,6 +42,8 @@ struct Inner {
     /// Oldest first; only the last one grows.
     streams: VecDeque<Stream>,
     next_ordinal: u64,
+    /// Where streams began, oldest first, those that are gone included.
+    begun: Vec<Begun>,
     /// What came from the source and is not acknowledged: the position after it, and when it came.
     arrivals: VecDeque<(Lsn, Instant)>,
     acked: Option<Acked>,
@@ -110,7 +112,10 @@ impl Streams {
         budget: Budget,
     ) -> Result<Streams, Failure> {
         durable::create_dir(dir)?;
-        let mut inner = Inner::default();
+        let mut inner = Inner {
+            begun: remembered(dir),
+            ..Inner::default()
+        };
         for (ordinal, stream) in listed(dir)? {
             inner.next_ordinal = ordinal + 1;
             let name = StreamName {
@@ -152,6 +157,27 @@ impl Streams {
         })
     }
 
+    /// The epochs that the WAL of one history from `from` to before `to` was sealed under.
+    pub fn epochs_between(
+        &self,
+        (system_id, timeline): (u64, Timeline),
+        from: Lsn,
+        to: Lsn,
+    ) -> BTreeSet<EpochNo> {
+        let inner = self.lock();
+        let of_history = |one: &&Begun| (one.system_id, one.timeline) == (system_id, timeline);
+        let begun: Vec<_> = inner.begun.iter().filter(of_history).collect();
+        let mut epochs = BTreeSet::new();
+        for (at, one) in begun.iter().enumerate() {
+            let end = begun.get(at + 1).map_or(Lsn(u64::MAX), |next| next.first);
+            // Streams without WAL count where they lie between: the way leads through them.
+            if one.first < to && (end > from || one.first >= from) {
+                epochs.insert(one.epoch);
+            }
+        }
+        epochs
+    }
+
     /// Whether nothing is left of any stream.
     pub fn is_empty(&self) -> bool {
         self.lock().streams.is_empty()
@@ -180,6 +206,10 @@ impl Streams {
             stream,
         };
         let paths = Paths::of(&self.dir, inner.next_ordinal, stream);
+        let parsed = Opening::parse(opening)
+            .map_err(|error| Failure::failed(format!("opening a stream: {error}")))?;
+        // Before the stream: what is sealed in it is never of an epoch that nobody remembers.
+        remember(&self.dir, &mut inner.begun, Begun::of(&parsed))?;
         edge::at("agent.stream", || {
             durable::write_atomic(&paths.opening, opening)
         })?;
@@ -386,6 +416,7 @@ impl Streams {
                 std::fs::remove_dir_all(&stream.paths.frames)?;
             }
             inner.gave_up = true;
+            inner.begun.retain(|begun| begun.epoch < epoch);
         }
         inner.arrivals.clear();
         Ok(())

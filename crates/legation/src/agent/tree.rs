@@ -87,6 +87,7 @@ impl Tree {
                 }
                 Ok(Taken {
                     wal: None,
+                    epochs: Default::default(),
                     stats: report.stats,
                     entries: report.entries,
                     bytes: count.bytes,

@@ -3,10 +3,11 @@
 //! Order in the spool: packs as they fill, the index, the list, the commit. A kill before the commit is durable leaves
 //! packs that nobody will name, and they are removed at the next start.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use legation_core::id::{RegistryId, StreamId, Timeline, VersionNo};
+use legation_core::id::{EpochNo, RegistryId, StreamId, Timeline, VersionNo};
 use legation_core::pack::SealedPack;
 use legation_core::source::{Sink, SourceError, SourceResult};
 use legation_core::statement::{self, Branch, EpochSet, Name, Packs, RootRow, WalRange};
@@ -59,6 +60,8 @@ pub struct Versions {
 pub struct Taken {
     /// The log that makes it consistent: timeline, range, and the stream that holds it.
     pub wal: Option<(Timeline, WalRange, StreamId)>,
+    /// The epochs that this log was sealed under.
+    pub epochs: BTreeSet<EpochNo>,
     /// How the files looked, for the next capture.
     pub stats: Vec<(Vec<u8>, Stat)>,
     /// Entries.
@@ -175,7 +178,7 @@ impl Versions {
             parent: memory.version.map(|version| version.commit),
             class: self.class.clone(),
             suite: SUITE,
-            epochs: EpochSet::of(list.epochs())
+            epochs: EpochSet::of(list.epochs().into_iter().chain(taken.epochs))
                 .ok_or_else(|| Failure::failed("a version cannot need so many separate epochs"))?,
             packs: Packs {
                 count: list.rows().len() as u64,

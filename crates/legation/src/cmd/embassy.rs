@@ -40,6 +40,7 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
     let config = config::embassy::Embassy::load(&path)?;
     let identity_path = ctx.identity.as_ref().unwrap_or(&config.identity.file);
     let identity = Identity::load(identity_path, Role::Embassy)?;
+    crate::harden::open_files();
     let server = EmbassyServer::start(server_config(&config, &identity)?)?;
     for state in server.states() {
         tracing::info!(%state, label = config.label, "the embassy serves, sealed");

@@ -197,10 +197,6 @@ impl Job {
 
     /// Writes the WAL beside the restored files, opened and in order, and the configuration that replays it. Where
     /// something does not belong to the WAL the plan ends before it; returns why.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "what a replay is written from is what it is"
-    )]
     fn replayable(
         &self,
         keep: &Keep,
@@ -494,6 +490,7 @@ pub fn ask(
     };
     let unfit = first(&|what| [CONSISTENT, OWN_PROBE].contains(&what));
     let failed = first(&|_| true)
+        .or_else(|| stopped_short(plan, replayed.lsn))
         .or_else(|| (!settled.doubts.is_empty()).then(|| settled.doubts.join("; ")));
     let passed = asked.iter().filter(|(_, passed)| *passed).count();
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
@@ -504,6 +501,18 @@ pub fn ask(
         failed,
         unfit,
         reset: settled.reset,
+    })
+}
+
+/// Whether replay ended where more should have followed. Records end before the kept bytes do, but by less than a
+/// segment: no usual record is longer.
+fn stopped_short(plan: &Plan, at: Lsn) -> Option<String> {
+    let segment = u64::from(plan.facts.wal_segment_size);
+    (at.0.saturating_add(segment) < plan.until.0).then(|| {
+        format!(
+            "replay ended at {at}, and WAL up to {} was given to it",
+            plan.until
+        )
     })
 }
 

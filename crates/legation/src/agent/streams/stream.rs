@@ -3,16 +3,67 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
-use legation_core::id::{Digest, StreamId};
+use legation_core::id::{Digest, EpochNo, Lsn, StreamId, Timeline};
 use legation_core::journal::{FrameHeader, Opening, Position};
 use legation_repo::durable;
 use legation_repo::journal::{Spool, StreamName};
+use serde::{Deserialize, Serialize};
 
 use super::Batch;
 use crate::exit::{Code, Failure};
 
 /// Sealed frames kept in memory for the shipper; beyond this it reads them from disk.
 const MAX_FRESH: usize = 4 << 20;
+
+/// Name of the record of which epochs WAL was sealed under.
+const EPOCHS: &str = "epochs";
+/// Streams that are remembered after they are gone: far more than begin while one base is taken.
+const MAX_BEGUN: usize = 1024;
+/// Longest such record: a line of JSON for each.
+const MAX_EPOCHS: u64 = 256 << 10;
+
+/// Where a stream began, and its epoch: remembered when the stream itself was acknowledged and is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Begun {
+    pub(super) system_id: u64,
+    pub(super) timeline: Timeline,
+    pub(super) first: Lsn,
+    pub(super) epoch: EpochNo,
+}
+
+impl Begun {
+    pub(super) fn of((header, opening): &(FrameHeader, Opening)) -> Begun {
+        Begun {
+            system_id: opening.system_id,
+            timeline: header.timeline,
+            first: header.first_lsn,
+            epoch: header.epoch,
+        }
+    }
+}
+
+/// What is remembered of the streams in `dir`, oldest first. A record that does not hold is as good as none: commits
+/// then name fewer epochs than they could.
+pub(super) fn remembered(dir: &Path) -> Vec<Begun> {
+    let path = dir.join(EPOCHS);
+    let read = match durable::read_bounded(&path, MAX_EPOCHS) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(std::io::Error::other),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    };
+    read.unwrap_or_else(|error| {
+        tracing::warn!(%error, "{} is not readable and begins anew", path.display());
+        Vec::new()
+    })
+}
+
+/// Remembers one more.
+pub(super) fn remember(dir: &Path, begun: &mut Vec<Begun>, one: Begun) -> Result<(), Failure> {
+    begun.push(one);
+    begun.drain(..begun.len().saturating_sub(MAX_BEGUN));
+    let bytes = serde_json::to_vec(begun).map_err(Failure::failed)?;
+    Ok(durable::write_atomic(&dir.join(EPOCHS), &bytes)?)
+}
 
 /// One stream: its frames on disk, and what the shipper needs to know of it.
 #[derive(Debug)]
@@ -146,6 +197,9 @@ pub(super) fn listed(dir: &Path) -> Result<Vec<(u64, StreamId)>, Failure> {
         let name = entry.file_name().to_string_lossy().into_owned();
         if name.starts_with(durable::TEMPORARY) {
             std::fs::remove_file(entry.path())?;
+            continue;
+        }
+        if name == EPOCHS {
             continue;
         }
         let (stem, is_opening) = match name.strip_suffix(".opening") {

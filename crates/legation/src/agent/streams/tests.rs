@@ -113,7 +113,10 @@ fn a_restart_goes_on_where_the_newest_stream_ends_and_sends_the_same_bytes() {
     assert_eq!(sent.last().unwrap().end, second);
     // The first stream is all abroad and gone; the newest stays as the place to go on from.
     let left = std::fs::read_dir(dir.path()).unwrap().count();
-    assert_eq!(left, 2, "one stream is its frames and its opening");
+    assert_eq!(
+        left, 3,
+        "one stream is its frames and its opening; beside it the record of epochs"
+    );
     assert_eq!(open(dir.path()).tail().unwrap().position, second);
 }
 
@@ -175,4 +178,64 @@ fn streams_that_nobody_can_open_are_given_up_with_what_continues_them() {
         "its receiver finds it gone"
     );
     assert_eq!(open(dir.path()).tail().unwrap().position, kept);
+}
+
+#[test]
+fn the_epochs_of_wal_are_remembered_when_the_streams_are_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let streams = open(dir.path());
+    // Each of its own epoch: 1 to 4, of 3000 bytes; the third without any.
+    let first = 0x0100_0000;
+    for (n, frames) in [(1, 3), (2, 3), (3, 0), (4, 3)] {
+        fill(&streams, n, frames);
+    }
+    ship(&streams, usize::MAX);
+    let of = |streams: &Streams, from: u64, to: u64| {
+        let history = (77, Timeline(1));
+        let epochs = streams.epochs_between(history, Lsn(first + from), Lsn(first + to));
+        epochs.iter().map(|epoch| epoch.0).collect::<Vec<_>>()
+    };
+    let again = {
+        drop(streams);
+        open(dir.path())
+    };
+    assert_eq!(again.inner.lock().unwrap().streams.len(), 1);
+    assert_eq!(of(&again, 0, 3000), [1]);
+    assert_eq!(of(&again, 2999, 3001), [1, 2]);
+    assert_eq!(of(&again, 3000, 6001), [2, 3, 4]);
+    assert_eq!(of(&again, 8000, 50_000), [4]);
+    let elsewhere = again.epochs_between((77, Timeline(2)), Lsn(0), Lsn(u64::MAX));
+    assert!(elsewhere.is_empty());
+    again.give_up_from(EpochNo(4)).unwrap();
+    assert_eq!(of(&again, 0, 50_000), [1, 2, 3]);
+}
+
+#[test]
+fn a_spool_goes_on_from_what_was_synced() {
+    let dir = tempfile::tempdir().unwrap();
+    let streams = open(dir.path());
+    let synced = fill(&streams, 1, 2);
+    let start = StreamId([1; 16]);
+    let kept = streams.tail().unwrap().position;
+    assert_eq!(kept, synced);
+    // The same stream, one frame further: appended, and its sync fails though the bytes can be read.
+    let longer = {
+        let other = tempfile::tempdir().unwrap();
+        let other = open(other.path());
+        fill(&other, 1, 3);
+        let frames = ship(&other, usize::MAX).remove(0).frames;
+        let known = ship(&streams, usize::MAX).remove(0).frames.len();
+        frames[known..].to_vec()
+    };
+    streams
+        .append(start, synced.seq + 1, longer.clone())
+        .unwrap();
+    legation_repo::edge::arm("journal.sync", 1, legation_repo::edge::Fault::LateEio);
+    assert!(streams.sync(start).is_err());
+    assert!(!legation_repo::edge::disarm());
+    streams.reopen().unwrap();
+    assert_eq!(streams.tail().unwrap().position, synced);
+    assert!(matches!(streams.next(usize::MAX).unwrap(), Next::Nothing));
+    drop(streams);
+    assert_eq!(open(dir.path()).tail().unwrap().position, synced);
 }
