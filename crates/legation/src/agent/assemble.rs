@@ -135,7 +135,10 @@ impl Agent {
         outbox.abandon_unfinished()?;
         // Killed between the two, an epoch may be in the queue and not yet in the memory.
         for item in control.items() {
-            if let Some(epoch) = epoch_of(&control.read(&item)?) {
+            let Some(bytes) = control.read(&item)? else {
+                continue;
+            };
+            if let Some(epoch) = epoch_of(&bytes) {
                 state.update(|memory| memory.last_epoch = memory.last_epoch.max(epoch.epoch))?;
             }
         }

@@ -16,7 +16,7 @@ use super::link::{Backoff, Link, Trouble};
 use super::outbox::{Item, Kind, Outbox};
 use super::state::{History, State, Version};
 use super::status::{Board, now_ms};
-use super::streams::Streams;
+use super::streams::{Streams, Wal};
 use crate::exit::Failure;
 use crate::stop::Stop;
 
@@ -90,7 +90,10 @@ impl Bulk {
         let Some(item) = self.outbox.front() else {
             return Ok(false);
         };
-        let bytes = self.outbox.read(&item)?;
+        // A capture that failed takes back its parts at any time, also those that are on their way.
+        let Some(bytes) = self.outbox.read(&item)? else {
+            return Ok(true);
+        };
         if item.kind == Kind::Statement {
             return self.commit(&item, &bytes);
         }
@@ -122,11 +125,13 @@ impl Bulk {
             )?;
             return Ok(true);
         }
-        if !self.wal_is_abroad(&commit) {
-            if self.broken() {
+        match self.wal_of(&commit) {
+            Wal::Abroad => {}
+            Wal::Coming => return Ok(false),
+            Wal::Lost => {
                 self.give_up(item, "the log that would make it complete was lost")?;
+                return Ok(true);
             }
-            return Ok(false);
         }
         match self.link.submit(bytes) {
             Ok(logged) => {
@@ -140,16 +145,20 @@ impl Bulk {
         Ok(true)
     }
 
-    fn wal_is_abroad(&self, commit: &Commit) -> bool {
-        let acked = self.streams.acked();
-        let Some(wal) = &commit.wal else { return true };
-        acked.is_some_and(|acked| acked.position.end_lsn >= wal.stop)
-    }
-
-    /// Whether continuity was lost since the capture began.
-    fn broken(&self) -> bool {
+    /// Where the log stands that a version needs. What was acknowledged of another history, or beyond a hole, says
+    /// nothing of it, however far it is.
+    fn wal_of(&self, commit: &Commit) -> Wal {
+        let (Some(wal), Some(timeline), Some(stream)) =
+            (&commit.wal, commit.timeline, commit.stream)
+        else {
+            return Wal::Abroad;
+        };
+        // Whether continuity was lost since the capture began.
         let memory = self.state.get();
-        memory.breaks != memory.capturing
+        if memory.breaks != memory.capturing {
+            return Wal::Lost;
+        }
+        self.streams.covers(stream, timeline, wal.stop)
     }
 
     fn remember(&self, commit: &Commit, signed: &Signed, entry: u64) -> Result<(), Failure> {

@@ -113,7 +113,9 @@ impl Live {
     /// Does one thing; says whether there was one.
     fn step(&self) -> Result<bool, Trouble> {
         if let Some(item) = self.control.front() {
-            let bytes = self.control.read(&item)?;
+            let Some(bytes) = self.control.read(&item)? else {
+                return Ok(true);
+            };
             match item.kind {
                 Kind::Statement => self.control_statement(&bytes)?,
                 kind => self.link.put(kind, &item.digest, bytes)?,

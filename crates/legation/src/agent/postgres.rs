@@ -272,11 +272,11 @@ impl Postgres {
             let due = current.filter(|current| {
                 !self.versions.is_pending() && (request.is_some() || self.is_due(current))
             });
-            let Some(current) = due else {
+            if due.is_none() {
                 stop.wait(LOOK);
                 continue;
-            };
-            match self.base(&current) {
+            }
+            match self.base() {
                 Ok(()) => {
                     backoff.reset();
                     Request::done(&self.versions.dir);
@@ -306,7 +306,7 @@ impl Postgres {
         !of_history || age >= self.config.base_every.0
     }
 
-    fn base(&self, current: &Current) -> Result<(), Failure> {
+    fn base(&self) -> Result<(), Failure> {
         tracing::info!(registry = %self.versions.registry, "a base begins");
         let began = Instant::now();
         let stop = self.versions.stop.clone();
@@ -316,6 +316,10 @@ impl Postgres {
             "cluster",
             &self.versions.no_parent(),
             |sink: &mut dyn Sink| {
+                // Looked at again: a break before this moment is counted already, one after it spoils the base.
+                let current = (*self.lock()).ok_or_else(|| {
+                    Failure::new(Code::SourceIncomplete, "the log is not received just now")
+                })?;
                 let report = driver::base::capture(&self.connect, &options, sink, &|| stop.is_up())
                     .map_err(source_failure)?;
                 if (report.facts.system_id, report.facts.timeline)

@@ -26,6 +26,9 @@ use crate::exit::{Code, Failure};
 /// Arrivals closer together than this count as one: lag is known to this much.
 const GRAIN: Duration = Duration::from_millis(5);
 
+/// How many streams back the unbroken line is known: at one an hour more than a year.
+const MAX_LINE: usize = 10_000;
+
 /// The streams of one registry. Shared between the receiver and the shipper.
 #[derive(Debug)]
 pub struct Streams {
@@ -44,11 +47,15 @@ struct Inner {
     next_ordinal: u64,
     /// What came from the source and is not acknowledged: the position after it, and when it came.
     arrivals: VecDeque<(Lsn, Instant)>,
+    /// The streams that continue each other without a hole, oldest first; the newest stream is the last.
+    line: VecDeque<StreamId>,
     acked: Option<Acked>,
     /// Whether the acknowledgement was given to this run.
     acked_now: bool,
     tail_is_foreign: bool,
     gave_up: bool,
+    /// Whether a line of streams was ended by a hole in this run.
+    severed: bool,
 }
 
 /// What the embassy acknowledged last.
@@ -60,6 +67,17 @@ pub struct Acked {
     pub epoch: EpochNo,
     /// Where the stream then stood.
     pub position: Position,
+}
+
+/// Where the log stands that a version needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wal {
+    /// All of it is acknowledged.
+    Abroad,
+    /// It is on its way.
+    Coming,
+    /// There is a hole in it: it never comes.
+    Lost,
 }
 
 /// Where the newest stream ends: capture goes on exactly there.
@@ -129,9 +147,9 @@ impl Streams {
             }
             let bytes = spool.bytes().map_err(broken)?;
             budget.found_live(bytes);
-            inner
-                .streams
-                .push_back(Stream::new(name, paths, spool, &opening, bytes)?);
+            let stream = Stream::new(name, paths, spool, &opening, bytes)?;
+            inner.join(&stream);
+            inner.streams.push_back(stream);
         }
         Ok(Streams {
             dir: dir.to_owned(),
@@ -166,6 +184,28 @@ impl Streams {
         self.lock().acked
     }
 
+    /// Whether all WAL from `stream` on to `stop` is acknowledged: by that stream, or by those that continue it
+    /// without a hole.
+    pub fn covers(&self, stream: StreamId, timeline: Timeline, stop: Lsn) -> Wal {
+        let inner = self.lock();
+        // A stream of an earlier run may be abroad and forgotten here; a break since then is in the agent's memory.
+        let after = inner.line.iter().position(|known| *known == stream);
+        let Some(acked) = inner.acked else {
+            return Wal::Coming;
+        };
+        let at = inner.line.iter().position(|known| *known == acked.stream);
+        match (after, at) {
+            _ if inner.tail_is_foreign => Wal::Lost,
+            (None, _) if inner.severed => Wal::Lost,
+            (Some(after), Some(at)) if at < after => Wal::Coming,
+            // What was acknowledged last is of before the line that now grows.
+            (_, None) => Wal::Coming,
+            _ if acked.position.timeline != timeline => Wal::Lost,
+            _ if acked.position.end_lsn < stop => Wal::Coming,
+            _ => Wal::Abroad,
+        }
+    }
+
     /// What the embassy acknowledged last in this run: what an earlier run was told is marked already or never.
     pub fn markable(&self) -> Option<Acked> {
         let inner = self.lock();
@@ -195,6 +235,7 @@ impl Streams {
         inner.next_ordinal += 1;
         let mut stream = Stream::new(name, paths, spool, opening, bytes)?;
         stream.keep_fresh(0, opening.to_vec());
+        inner.join(&stream);
         inner.streams.push_back(stream);
         inner.tail_is_foreign = false;
         drop(inner);
@@ -386,6 +427,7 @@ impl Streams {
                 self.budget.give_live(stream.bytes);
                 std::fs::remove_file(&stream.paths.opening)?;
                 std::fs::remove_dir_all(&stream.paths.frames)?;
+                inner.line.retain(|known| *known != stream.name.stream);
             }
             inner.gave_up = true;
         }
@@ -426,6 +468,24 @@ impl Streams {
 }
 
 impl Inner {
+    /// Adds a stream to the unbroken line, or begins a new line if it continues nothing.
+    fn join(&mut self, stream: &Stream) {
+        let last = self.line.back().copied();
+        match stream.opening.1.previous {
+            Some((previous, _)) if Some(previous) == last => {}
+            // The one before it was abroad and removed.
+            Some((previous, _)) if last.is_none() => self.line.push_back(previous),
+            _ => {
+                self.severed |= last.is_some();
+                self.line.clear();
+            }
+        }
+        self.line.push_back(stream.name.stream);
+        if self.line.len() > MAX_LINE {
+            self.line.pop_front();
+        }
+    }
+
     fn newest(&mut self, id: StreamId) -> Result<&mut Stream, Failure> {
         self.streams
             .back_mut()

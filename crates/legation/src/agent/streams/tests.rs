@@ -5,7 +5,7 @@ use legation_core::journal::{Position, StreamSealer, StreamStart};
 use legation_core::keys::EpochRoot;
 use legation_core::statement::{Ack, Time};
 
-use super::{Batch, Next, Streams};
+use super::{Batch, Next, Streams, Tail, Wal};
 use crate::agent::budget::Budget;
 
 const STATE: StateId = StateId([1; 20]);
@@ -22,6 +22,11 @@ fn open(dir: &Path) -> Streams {
 fn fill(streams: &Streams, n: u8, frames: u64) -> Position {
     let tail = streams.tail();
     let lsn = tail.map_or(Lsn(0x0100_0000), |tail| tail.position.end_lsn);
+    fill_at(streams, n, frames, lsn, tail)
+}
+
+/// Begins stream number `n` at `lsn`, naming the end of `tail` as its past.
+fn fill_at(streams: &Streams, n: u8, frames: u64, lsn: Lsn, tail: Option<Tail>) -> Position {
     let start = StreamStart {
         state: STATE,
         registry: registry(),
@@ -175,4 +180,44 @@ fn streams_that_nobody_can_open_are_given_up_with_what_continues_them() {
         "its receiver finds it gone"
     );
     assert_eq!(open(dir.path()).tail().unwrap().position, kept);
+}
+
+#[test]
+fn what_is_acknowledged_beyond_a_hole_completes_no_version() {
+    let dir = tempfile::tempdir().unwrap();
+    let streams = open(dir.path());
+    let first = StreamId([1; 16]);
+    let covers = |streams: &Streams, stream, stop| streams.covers(stream, Timeline(1), stop);
+    let end = fill(&streams, 1, 4).end_lsn;
+    let stop = Lsn(end.0 + 500);
+    assert_eq!(
+        covers(&streams, first, end),
+        Wal::Coming,
+        "nothing is abroad"
+    );
+    ship(&streams, 1 << 20);
+    assert_eq!(covers(&streams, first, end), Wal::Abroad);
+    assert_eq!(covers(&streams, first, stop), Wal::Coming);
+
+    // A stream that continues it completes it, also for a later run.
+    fill(&streams, 2, 4);
+    ship(&streams, 1 << 20);
+    assert_eq!(covers(&streams, first, stop), Wal::Abroad);
+    assert_eq!(streams.covers(first, Timeline(2), stop), Wal::Lost);
+    drop(streams);
+    let streams = open(dir.path());
+    let end = fill(&streams, 3, 1).end_lsn;
+    ship(&streams, 1 << 20);
+    assert_eq!(covers(&streams, first, stop), Wal::Abroad);
+
+    // One that begins beyond a hole does not, however far it is.
+    let third = StreamId([3; 16]);
+    let stop = Lsn(end.0 + 500);
+    fill_at(&streams, 4, 9, Lsn(end.0 + 10_000), None);
+    ship(&streams, 1 << 20);
+    assert_eq!(covers(&streams, third, stop), Wal::Lost);
+    assert_eq!(
+        covers(&streams, StreamId([4; 16]), Lsn(end.0 + 12_000)),
+        Wal::Abroad
+    );
 }
