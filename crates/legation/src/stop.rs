@@ -1,6 +1,6 @@
 //! The wish to stop: set once by SIGINT or SIGTERM, seen by every thread within a moment.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::exit::Failure;
@@ -15,6 +15,18 @@ pub struct Stop {
 struct Inner {
     up: Mutex<bool>,
     changed: Condvar,
+    children: Mutex<Vec<Weak<Inner>>>,
+}
+
+impl Inner {
+    fn raise(&self) {
+        *self.up.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_all();
+        let children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        for child in children.iter().filter_map(Weak::upgrade) {
+            child.raise();
+        }
+    }
 }
 
 impl Stop {
@@ -60,8 +72,25 @@ impl Stop {
 
     /// Raises the flag and wakes whoever waits.
     pub fn raise(&self) {
-        *self.inner.up.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.inner.changed.notify_all();
+        self.inner.raise();
+    }
+
+    /// A flag that goes up with this one, or alone before it.
+    #[must_use]
+    pub fn child(&self) -> Stop {
+        let child = Stop::new();
+        let mut children = self
+            .inner
+            .children
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        children.retain(|child| child.strong_count() > 0);
+        children.push(Arc::downgrade(&child.inner));
+        drop(children);
+        if self.is_up() {
+            child.raise();
+        }
+        child
     }
 
     /// Whether stopping was asked for.

@@ -17,7 +17,7 @@ use super::outbox::{Item, Kind, Outbox};
 use super::state::{History, State, Version};
 use super::status::{Board, now_ms};
 use super::streams::{Streams, Wal};
-use crate::exit::Failure;
+use crate::exit::{Code, Failure};
 use crate::stop::Stop;
 
 /// How long to wait for something to send.
@@ -64,7 +64,15 @@ impl Bulk {
                     self.link.condemn(failure);
                     return;
                 }
-                Err(Trouble::Fenced(_)) => return,
+                Err(Trouble::Fenced(why)) => {
+                    self.link.fence(self.registry);
+                    self.board.registry(&self.name, |status| {
+                        status.ship_trouble = Some(why);
+                        status.phase = "fenced".into();
+                    });
+                    self.stop.raise();
+                    return;
+                }
                 Err(Trouble::Later(why) | Trouble::Refused(why)) => {
                     self.tell(Some(why));
                     self.stop.wait(backoff.pause());
@@ -106,8 +114,9 @@ impl Bulk {
     }
 
     fn commit(&self, item: &Item, bytes: &[u8]) -> Result<bool, Trouble> {
-        let signed =
-            Signed::parse(bytes).map_err(|error| Failure::failed(format!("the spool: {error}")))?;
+        let signed = Signed::parse(bytes).map_err(|error| {
+            Failure::new(Code::VerificationFailed, format!("the spool: {error}"))
+        })?;
         let Ok(Statement::Commit(commit)) = signed.statement() else {
             return Err(Trouble::Fatal(Failure::failed(
                 "the spool holds a statement that is no commit",

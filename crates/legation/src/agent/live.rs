@@ -7,14 +7,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use legation_core::id::{Digest, RegistryId};
+use legation_core::id::{Digest, EpochNo, Generation, RegistryId};
+use legation_core::slip;
 use legation_core::statement::{self, Signed, Statement};
 use legation_repo::{durable, edge};
 use serde::Serialize;
 
 use super::epoch::Epochs;
 use super::link::{Backoff, Link, Trouble};
-use super::outbox::{Kind, Outbox};
+use super::outbox::{Item, Kind, Outbox};
 use super::state::State;
 use super::status::{Board, now_ms};
 use super::streams::{Acked, Next, Streams};
@@ -28,6 +29,8 @@ const BATCH: usize = 2 << 20;
 const MARK_EVERY: Duration = Duration::from_secs(1);
 /// Time between two writings of the last acknowledgement.
 const KEEP_EVERY: Duration = Duration::from_millis(500);
+/// Time between two tries to free what is abroad, when the disk refuses.
+const TIDY_EVERY: Duration = Duration::from_secs(1);
 /// How long to wait for something to send.
 const IDLE: Duration = Duration::from_millis(100);
 
@@ -53,7 +56,7 @@ pub struct Live {
     pub acked_path: PathBuf,
     /// What is shown.
     pub board: Board,
-    /// When to stop.
+    /// When to stop: raised here once the registry is fenced, so that nothing more is captured either.
     pub stop: Stop,
 }
 
@@ -74,6 +77,7 @@ impl Live {
         let mut marked: Option<Acked> = None;
         let mut mark_at = Instant::now();
         let mut kept: (Option<Acked>, Instant) = (None, Instant::now());
+        let mut untidy: Option<Instant> = None;
         while !self.stop.is_up() {
             let result = self.step().and_then(|moved| {
                 let acked = self.streams.markable();
@@ -82,6 +86,12 @@ impl Live {
                         self.mark(acked)?;
                     }
                     (marked, mark_at) = (acked, Instant::now());
+                }
+                // A disk without room for that is tried again; what waits is sent meanwhile.
+                if untidy.is_none_or(|since| since.elapsed() >= TIDY_EVERY) {
+                    untidy = Some(Instant::now());
+                    self.streams.tidy()?;
+                    untidy = None;
                 }
                 Ok(moved)
             });
@@ -113,14 +123,7 @@ impl Live {
     /// Does one thing; says whether there was one.
     fn step(&self) -> Result<bool, Trouble> {
         if let Some(item) = self.control.front() {
-            let Some(bytes) = self.control.read(&item)? else {
-                return Ok(true);
-            };
-            match item.kind {
-                Kind::Statement => self.control_statement(&bytes)?,
-                kind => self.link.put(kind, &item.digest, bytes)?,
-            }
-            self.control.remove(&item)?;
+            self.control_item(&item)?;
             return Ok(true);
         }
         match self.streams.next(BATCH)? {
@@ -153,60 +156,148 @@ impl Live {
         }
     }
 
-    /// An epoch or gap statement. An epoch sealed to a generation spent since is announced anew for the next one.
-    fn control_statement(&self, bytes: &[u8]) -> Result<(), Trouble> {
-        let epoch = epoch_of(bytes);
-        let refused = match self.link.submit(bytes) {
-            Ok(_) => {
-                // Before the statement leaves the queue: its number is never given again.
-                if let Some(epoch) = epoch {
-                    self.state
-                        .update(|memory| memory.last_epoch = memory.last_epoch.max(epoch.epoch))?;
-                }
-                return Ok(());
-            }
-            Err(Trouble::Refused(why)) => why,
-            Err(trouble) => return Err(trouble),
-        };
-        let Some(epoch) = epoch else {
-            tracing::warn!(registry = %self.registry, "a statement was refused: {refused}");
+    /// A slip, an epoch or a gap statement. Of an epoch there may be several announcements, for one generation each: the
+    /// first that the log takes counts, and the others are dropped.
+    fn control_item(&self, item: &Item) -> Result<(), Trouble> {
+        let Some(bytes) = self.control.read(item)? else {
             return Ok(());
         };
+        let Some((epoch, generation)) = announced(item.kind, &bytes) else {
+            match self.link.submit(&bytes) {
+                Ok(_) => {}
+                Err(Trouble::Refused(why)) => {
+                    tracing::warn!(registry = %self.registry, "a statement was refused: {why}");
+                }
+                Err(trouble) => return Err(trouble),
+            }
+            return Ok(self.control.remove(item)?);
+        };
+        if epoch <= self.state.get().logged {
+            return Ok(self.control.remove(item)?);
+        }
+        let sent = match item.kind {
+            Kind::Statement => self.link.submit(&bytes).map(drop),
+            kind => self.link.put(kind, &item.digest, bytes),
+        };
+        match sent {
+            Ok(()) if item.kind == Kind::Statement => self.logged(epoch, generation),
+            Ok(()) => Ok(self.control.remove(item)?),
+            Err(Trouble::Refused(why)) => self.announce_anew(item.kind, epoch, generation, &why),
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    /// The log holds the epoch. What the queue still has of it goes as its turn comes.
+    fn logged(&self, epoch: EpochNo, generation: Generation) -> Result<(), Trouble> {
+        self.state.update(|memory| {
+            memory.logged = memory.logged.max(epoch);
+            memory.last_epoch = memory.last_epoch.max(epoch);
+        })?;
+        Ok(self.epochs.moved_to(generation)?)
+    }
+
+    /// An announcement was refused. If its generation was spent since, the epoch is announced for the one in use, by
+    /// what was sealed for that when the epoch began. However often this is cut short, it comes to the same end:
+    /// everything that is ever submitted is in the queue first, and what the log holds decides.
+    fn announce_anew(
+        &self,
+        kind: Kind,
+        epoch: EpochNo,
+        spent: Generation,
+        refused: &str,
+    ) -> Result<(), Trouble> {
         // The embassy's word is not enough to move on: the log must say it.
         let log = self.link.follow()?;
-        let generation = match log.generation() {
-            Some(generation) if generation != epoch.generation => generation,
-            Some(_) => {
-                return Err(Trouble::Fatal(
-                    Failure::new(Code::Refused, format!("epoch {} of {} was refused: {refused}", epoch.epoch, self.registry))
-                        .hint("this machine was set back, cloned or lost its memory: stop other agents of this identity, then move the spool away"),
-                ));
-            }
-            None => {
-                return Err(Trouble::Later(
-                    "every vault generation is spent: the officers must deal new ones".into(),
-                ));
-            }
+        let cloned = || {
+            Trouble::Fatal(
+                Failure::new(Code::Refused, format!("epoch {epoch} of {} was refused: {refused}", self.registry))
+                    .hint("this machine was set back, cloned or lost its memory: stop other agents of this identity, then move the spool away"),
+            )
         };
-        let again = self.epochs.reseal(epoch.epoch, generation)?;
+        let known = log.registry(self.registry);
+        if let Some(logged) = known.and_then(|known| known.epoch(epoch)) {
+            // Ours, if the queue has what the log names: the answer was lost.
+            return match self.announcement(epoch, |queued| queued.slip == logged.slip)? {
+                Some(_) => self.logged(epoch, logged.generation),
+                None => Err(cloned()),
+            };
+        }
+        let Some(generation) = log.generation() else {
+            return Err(Trouble::Later(
+                "every vault generation is spent: the officers must deal new ones".into(),
+            ));
+        };
+        if generation == spent {
+            return match kind {
+                Kind::Statement => Err(cloned()),
+                _ => Err(Trouble::Later(format!(
+                    "the slip of epoch {epoch} was refused: {refused}"
+                ))),
+            };
+        }
+        self.epochs.moved_to(generation)?;
+        let (slip, statement) =
+            match self.announcement(epoch, |queued| queued.generation == generation)? {
+                Some((Some(slip), statement)) => (slip, statement),
+                _ => self.reseal(epoch, generation)?,
+            };
+        self.link.put(Kind::Slip, &Digest::of(&slip), slip)?;
+        edge::hit("agent.moved").map_err(Failure::from)?;
+        self.link.submit(&statement)?;
+        edge::hit("agent.moved").map_err(Failure::from)?;
+        self.logged(epoch, generation)?;
+        tracing::info!(registry = %self.registry, epoch = epoch.0, generation = generation.0, "moved to the next vault generation");
+        Ok(())
+    }
+
+    /// The statement of an announcement of this epoch that waits in the queue, with its slip if that waits too.
+    fn announcement(
+        &self,
+        epoch: EpochNo,
+        wanted: impl Fn(&statement::Epoch) -> bool,
+    ) -> Result<Option<(Option<Vec<u8>>, Vec<u8>)>, Failure> {
+        let items = self.control.items();
+        for item in items.iter().filter(|item| item.kind == Kind::Statement) {
+            let Some(statement) = self.control.read(item)? else {
+                continue;
+            };
+            let Some(found) = epoch_of(&statement).filter(|it| it.epoch == epoch && wanted(it))
+            else {
+                continue;
+            };
+            let slip = items
+                .iter()
+                .find(|item| (item.kind, item.digest) == (Kind::Slip, found.slip));
+            let slip = match slip {
+                Some(slip) => self.control.read(slip)?,
+                None => None,
+            };
+            return Ok(Some((slip, statement)));
+        }
+        Ok(None)
+    }
+
+    /// An epoch for a generation that nothing was sealed to when it began. If its root is gone, the numbers go on with
+    /// another, and what was sealed under the old one opens for nobody.
+    fn reseal(
+        &self,
+        epoch: EpochNo,
+        generation: Generation,
+    ) -> Result<(Vec<u8>, Vec<u8>), Trouble> {
+        let again = self.epochs.reseal(epoch, generation)?;
         if !again.known {
             // Before the log knows the number: versions that wait and need it are given up, and the receiver logs the
             // hole when it finds one.
+            let gave_up = self.streams.has(epoch);
             self.state.update(|memory| {
-                memory.lost.insert(epoch.epoch);
-                memory.breaks += 1;
+                memory.lost.insert(epoch);
+                memory.breaks += u32::from(gave_up);
             })?;
-            self.streams.give_up_from(epoch.epoch)?;
+            self.streams.give_up_from(epoch)?;
         }
-        self.link
-            .put(Kind::Slip, &Digest::of(&again.slip), again.slip)?;
-        self.link.submit(&again.statement)?;
-        self.state.update(|memory| {
-            memory.generation = memory.generation.max(generation);
-            memory.last_epoch = memory.last_epoch.max(epoch.epoch);
-        })?;
-        tracing::info!(registry = %self.registry, epoch = epoch.epoch.0, generation = generation.0, "moved to the next vault generation");
-        Ok(())
+        self.control.push(Kind::Slip, &again.slip)?;
+        self.control.push(Kind::Statement, &again.statement)?;
+        Ok((again.slip, again.statement))
     }
 
     fn mark(&self, acked: &Acked) -> Result<(), Trouble> {
@@ -290,6 +381,7 @@ impl Live {
         });
         if phase == Some("fenced") {
             self.link.fence(self.registry);
+            self.stop.raise();
         }
         phase.is_some()
     }
@@ -300,5 +392,16 @@ pub fn epoch_of(bytes: &[u8]) -> Option<Box<statement::Epoch>> {
     match Signed::parse(bytes).ok()?.statement().ok()? {
         Statement::Epoch(epoch) => Some(epoch),
         _ => None,
+    }
+}
+
+/// The epoch and the generation that a slip or a signed text announces, if it announces one.
+fn announced(kind: Kind, bytes: &[u8]) -> Option<(EpochNo, Generation)> {
+    match kind {
+        Kind::Slip => {
+            let header = slip::header(bytes).ok()?;
+            Some((header.epoch, header.generation))
+        }
+        _ => epoch_of(bytes).map(|epoch| (epoch.epoch, epoch.generation)),
     }
 }

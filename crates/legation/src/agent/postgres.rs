@@ -89,7 +89,7 @@ impl Postgres {
             let began = Instant::now();
             let result = self.session(&mut sealer);
             if stop.is_up() {
-                return;
+                break;
             }
             if began.elapsed() > GOOD {
                 backoff.reset();
@@ -106,6 +106,27 @@ impl Postgres {
                 }
             });
             stop.wait(backoff.pause());
+        }
+        if self.versions.link.is_fenced(self.versions.registry) {
+            self.let_go();
+        }
+    }
+
+    /// Nothing is taken from here any more: a slot that nobody reads would fill the database's disk.
+    fn let_go(&self) {
+        let agent = self.versions.link.stop();
+        let mut backoff = Backoff::default();
+        while self.when_full == WhenFull::ProtectHome && !agent.is_up() {
+            match driver::drop_slot(&self.connect, &self.config.slot) {
+                Ok(()) => {
+                    tracing::warn!(registry = %self.versions.registry, "fenced: the slot was dropped to protect the database's disk");
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(registry = %self.versions.registry, "fenced, and the slot cannot be dropped: {error}");
+                    agent.wait(backoff.pause());
+                }
+            }
         }
     }
 

@@ -54,6 +54,10 @@ struct Inner {
     acked_now: bool,
     tail_is_foreign: bool,
     gave_up: bool,
+    /// Whether something was acknowledged and not removed yet.
+    untidy: bool,
+    /// What a stream that could not be begun may have left, until it is removed.
+    left: Option<Paths>,
     /// Whether a line of streams was ended by a hole in this run.
     severed: bool,
 }
@@ -223,16 +227,27 @@ impl Streams {
             registry: self.registry,
             stream,
         };
+        // What a failed beginning left must be gone first, or a later run would take it for a stream.
+        if let Some(left) = inner.left.take()
+            && let Err(error) = left.remove()
+        {
+            inner.left = Some(left);
+            return Err(error.into());
+        }
+        // The order of streams is that of their beginnings, also of those that failed.
         let paths = Paths::of(&self.dir, inner.next_ordinal, stream);
-        edge::at("agent.stream", || {
-            durable::write_atomic(&paths.opening, opening)
-        })?;
-        let (mut spool, _) = Spool::open(&paths.frames, &name).map_err(broken)?;
-        spool.append(opening).map_err(broken)?;
-        spool.sync().map_err(broken)?;
+        inner.next_ordinal += 1;
+        let spool = match create(&paths, &name, opening) {
+            Ok(spool) => spool,
+            Err(failure) => {
+                if paths.remove().is_err() {
+                    inner.left = Some(paths);
+                }
+                return Err(failure);
+            }
+        };
         let bytes = opening.len() as u64;
         self.budget.found_live(bytes);
-        inner.next_ordinal += 1;
         let mut stream = Stream::new(name, paths, spool, opening, bytes)?;
         stream.keep_fresh(0, opening.to_vec());
         inner.join(&stream);
@@ -362,10 +377,10 @@ impl Streams {
         Ok(())
     }
 
-    /// The embassy acknowledged a batch. What need not stay is removed.
+    /// The embassy acknowledged a batch. What need not stay goes with [`Streams::tidy`].
     ///
     /// # Errors
-    /// Code 4 when it acknowledged something else than was sent; else when a file cannot be removed.
+    /// Code 4 when it acknowledged something else than was sent.
     pub fn acknowledged(&self, batch: &Batch, ack: &Ack) -> Result<(), Failure> {
         let mut inner = self.lock();
         let Some(at) = inner
@@ -384,19 +399,36 @@ impl Streams {
             ));
         }
         found.next = Some(batch.end.seq + 1);
-        let freed = found.spool.remove_shipped(batch.end.seq).map_err(broken)?;
-        found.bytes = found.bytes.saturating_sub(freed);
-        self.budget.give_live(freed);
-        let acked = Acked {
+        inner.acknowledge(Acked {
             stream: batch.stream,
             epoch: batch.epoch,
             position: batch.end,
-        };
-        inner.acknowledge(acked);
+        });
         inner.acked_now = true;
-        self.remove_finished(&mut inner)?;
+        inner.untidy = true;
         drop(inner);
         self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Removes what was acknowledged and need not stay.
+    ///
+    /// # Errors
+    /// When a file cannot be written or removed: nothing is lost, and this is tried again.
+    pub fn tidy(&self) -> Result<(), Failure> {
+        let mut inner = self.lock();
+        if !inner.untidy {
+            return Ok(());
+        }
+        for stream in &mut inner.streams {
+            if let Some(shipped) = stream.next.and_then(|next| next.checked_sub(1)) {
+                let freed = stream.spool.remove_shipped(shipped).map_err(broken)?;
+                stream.bytes = stream.bytes.saturating_sub(freed);
+                self.budget.give_live(freed);
+            }
+        }
+        self.remove_finished(&mut inner)?;
+        inner.untidy = false;
         Ok(())
     }
 
@@ -411,22 +443,32 @@ impl Streams {
         self.changed.notify_all();
     }
 
-    /// Gives up the streams from this epoch on: nobody can open the first of them, and the others continue it. The
+    /// Whether something here is sealed under this epoch.
+    pub fn has(&self, epoch: EpochNo) -> bool {
+        let inner = self.lock();
+        inner.streams.iter().any(|s| s.opening.0.epoch == epoch)
+    }
+
+    /// Gives up the streams from this epoch on, if there is one of it: nobody can open the first of them, and the others continue it. The
     /// receiver finds its stream gone, and goes on from what is left.
     ///
     /// # Errors
     /// When a file cannot be removed.
     pub fn give_up_from(&self, epoch: EpochNo) -> Result<(), Failure> {
         let mut inner = self.lock();
+        if !inner.streams.iter().any(|s| s.opening.0.epoch == epoch) {
+            return Ok(());
+        }
         while inner
             .streams
             .back()
             .is_some_and(|stream| stream.opening.0.epoch >= epoch)
         {
+            if let Some(stream) = inner.streams.back() {
+                stream.paths.remove()?;
+            }
             if let Some(stream) = inner.streams.pop_back() {
                 self.budget.give_live(stream.bytes);
-                std::fs::remove_file(&stream.paths.opening)?;
-                std::fs::remove_dir_all(&stream.paths.frames)?;
                 inner.line.retain(|known| *known != stream.name.stream);
             }
             inner.gave_up = true;
@@ -451,12 +493,11 @@ impl Streams {
             if !done {
                 break;
             }
+            if let Some(stream) = inner.streams.front() {
+                stream.paths.remove()?;
+            }
             if let Some(stream) = inner.streams.pop_front() {
                 self.budget.give_live(stream.bytes);
-                std::fs::remove_file(&stream.paths.opening)?;
-                if let Some(last) = stream.spool.position() {
-                    stream.spool.remove(&last).map_err(broken)?;
-                }
             }
         }
         Ok(())
@@ -465,6 +506,17 @@ impl Streams {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Writes a stream's opening, beside its frames and as the first of them.
+fn create(paths: &Paths, name: &StreamName, opening: &[u8]) -> Result<Spool, Failure> {
+    edge::at("agent.stream", || {
+        durable::write_atomic(&paths.opening, opening)
+    })?;
+    let (mut spool, _) = Spool::open(&paths.frames, name).map_err(broken)?;
+    spool.append(opening).map_err(broken)?;
+    spool.sync().map_err(broken)?;
+    Ok(spool)
 }
 
 impl Inner {

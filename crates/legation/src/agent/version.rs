@@ -19,6 +19,7 @@ use super::budget::Budget;
 use super::epoch::{Epoch, Epochs};
 use super::gate::Gate;
 use super::index::Index;
+use super::link::Link;
 use super::outbox::{Kind, Outbox};
 use super::state::State;
 use super::status::Board;
@@ -50,7 +51,9 @@ pub struct Versions {
     pub dir: PathBuf,
     /// What is shown.
     pub board: Board,
-    /// When to stop.
+    /// The line: it knows whether the registry is fenced.
+    pub link: Link,
+    /// When to stop: also once the registry is fenced.
     pub stop: Stop,
 }
 

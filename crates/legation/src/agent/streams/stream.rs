@@ -137,6 +137,18 @@ impl Paths {
     }
 }
 
+impl Paths {
+    /// Removes both; what is not there is no error. The opening goes first: frames alone are no stream.
+    pub(super) fn remove(&self) -> std::io::Result<()> {
+        let gone = |removed: std::io::Result<()>| match removed {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        };
+        gone(std::fs::remove_file(&self.opening))?;
+        gone(std::fs::remove_dir_all(&self.frames))
+    }
+}
+
 /// The streams in a directory, oldest first. An opening alone is enough; frames alone are what a removal left.
 pub(super) fn listed(dir: &Path) -> Result<Vec<(u64, StreamId)>, Failure> {
     let mut found = Vec::new();

@@ -75,6 +75,7 @@ fn ship(streams: &Streams, limit: usize) -> Vec<Batch> {
             Next::Ask(stream) => streams.stands_at(stream, 0).unwrap(),
             Next::Send(batch) => {
                 streams.acknowledged(&batch, &ack(&batch)).unwrap();
+                streams.tidy().unwrap();
                 sent.push(batch);
             }
         }
@@ -220,4 +221,73 @@ fn what_is_acknowledged_beyond_a_hole_completes_no_version() {
         covers(&streams, StreamId([4; 16]), Lsn(end.0 + 12_000)),
         Wal::Abroad
     );
+}
+
+#[cfg(feature = "faults")]
+#[test]
+fn a_stream_that_could_not_be_begun_is_none() {
+    use legation_repo::edge::{Fault, arm, disarm};
+    let dir = tempfile::tempdir().unwrap();
+    let streams = open(dir.path());
+    let end = fill(&streams, 1, 2);
+    for edge in [
+        "agent.stream",
+        "journal.create",
+        "journal.append",
+        "journal.sync",
+    ] {
+        for fault in [Fault::Enospc, Fault::LateEio] {
+            arm(edge, 1, fault);
+            let start = StreamStart {
+                state: STATE,
+                registry: registry(),
+                epoch: EpochNo(9),
+                term: Term(1),
+                stream: StreamId([0xff; 16]),
+                branch: 0,
+                system_id: 77,
+                timeline: Timeline(1),
+                lsn: end.end_lsn,
+                previous: None,
+            };
+            let root = EpochRoot::from_bytes([9; 32]);
+            let (_, opening) = StreamSealer::open(&start, &root, &[9; 32], &[]).unwrap();
+            assert!(streams.begin(start.stream, &opening).is_err(), "{edge}");
+            assert!(!disarm(), "{edge} is not passed");
+        }
+    }
+    let end = fill(&streams, 2, 2);
+    drop(streams);
+    let streams = open(dir.path());
+    assert_eq!(streams.tail().unwrap().position, end);
+    let sent = ship(&streams, 1 << 20);
+    let order: Vec<_> = sent.iter().map(|batch| batch.stream).collect();
+    assert_eq!(order, [StreamId([1; 16]), StreamId([2; 16])]);
+}
+
+#[cfg(feature = "faults")]
+#[test]
+fn a_full_disk_delays_only_the_freeing_of_what_is_abroad() {
+    use legation_repo::edge::{Fault, arm, disarm};
+    let dir = tempfile::tempdir().unwrap();
+    let streams = open(dir.path());
+    fill(&streams, 1, 3);
+    let end = fill(&streams, 2, 3);
+    ship(&streams, 1 << 20);
+    assert_eq!(streams.acked().unwrap().position, end);
+    // Larger than a segment, so that there is one to be given up.
+    let end = fill(&streams, 3, 6_000);
+    while let Next::Ask(stream) = streams.next(1).unwrap() {
+        streams.stands_at(stream, 0).unwrap();
+    }
+    arm("file.write", 1, Fault::Enospc);
+    let mut refused = 0;
+    while let Next::Send(batch) = streams.next(4 << 20).unwrap() {
+        streams.acknowledged(&batch, &ack(&batch)).unwrap();
+        refused += u32::from(streams.tidy().is_err());
+    }
+    assert!(!disarm());
+    assert_eq!(refused, 1);
+    assert_eq!(streams.acked().unwrap().position, end);
+    streams.tidy().unwrap();
 }
