@@ -6,14 +6,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use legation_core::id::{RegistryId, StreamId, Timeline, VersionNo};
+use legation_core::id::{EpochNo, RegistryId, StreamId, Timeline, VersionNo};
 use legation_core::pack::SealedPack;
 use legation_core::source::{Sink, SourceError, SourceResult};
 use legation_core::statement::{self, Branch, EpochSet, Name, Packs, RootRow, WalRange};
 use legation_core::suite::SUITE;
 use legation_registry::tree::Stat;
 use legation_repo::edge;
-use legation_repo::writer::{PackSink, Place, VersionWriter};
+use legation_repo::writer::{PackSink, Place, Renewed, VersionWriter};
 
 use super::budget::Budget;
 use super::epoch::{Epoch, Epochs};
@@ -128,26 +128,24 @@ impl Versions {
                 .map_or(0, |version| version.number.0)
                 + 1,
         );
-        let mut packs = Spooled {
-            outbox: self.outbox.clone(),
-            budget: self.budget.clone(),
-            epoch: epoch.clone(),
-            stop: self.stop.clone(),
-        };
         let place = Place {
             state: self.writer.state(),
             registry: self.registry,
             epoch: epoch.number,
             next_seq: epoch.next_pack(),
         };
+        let root = epoch.root.clone();
+        let mut packs = Spooled {
+            outbox: self.outbox.clone(),
+            budget: self.budget.clone(),
+            epochs: self.epochs.clone(),
+            epoch: Some(epoch),
+            stop: self.stop.clone(),
+        };
         let mut entropy = SystemEntropy;
-        let mut writer = VersionWriter::new(
-            place,
-            &epoch.root,
-            &parent.written,
-            &mut packs,
-            &mut entropy,
-        );
+        let mut writer =
+            VersionWriter::new(place, &root, &parent.written, &mut packs, &mut entropy);
+        drop(root);
         writer.source(kind, source)?;
         let taken = take(&mut writer)?;
         let finished = writer.finish(number)?;
@@ -210,18 +208,22 @@ impl Versions {
     }
 }
 
-/// Packs go to the spool as they fill.
+/// Packs go to the spool as they fill. No root is held while a pack waits for room, which may take days.
 struct Spooled {
     outbox: Arc<Outbox>,
     budget: Budget,
-    epoch: Arc<Epoch>,
+    epochs: Arc<Epochs>,
+    /// The epoch of the pack that is being filled.
+    epoch: Option<Arc<Epoch>>,
     stop: Stop,
 }
 
 impl PackSink for Spooled {
     fn pack(&mut self, seq: u32, pack: SealedPack) -> SourceResult<()> {
         // The number is used from here on, whatever becomes of the pack.
-        self.epoch.used_packs(seq + 1);
+        if let Some(epoch) = self.epoch.take() {
+            epoch.used_packs(seq + 1);
+        }
         if !self.budget.wait_queued(pack.bytes.len() as u64, &self.stop) {
             return Err(SourceError::Stopped);
         }
@@ -230,6 +232,27 @@ impl PackSink for Spooled {
             .push(Kind::Pack, &pack.bytes)
             .map(drop)
             .map_err(SourceError::other)
+    }
+
+    fn renews(&self) -> bool {
+        true
+    }
+
+    fn renew(&mut self, held: Option<EpochNo>) -> SourceResult<Option<Renewed>> {
+        let current = self.epochs.current().map_err(SourceError::other)?;
+        if held == Some(current.number) {
+            return Ok(None);
+        }
+        let renewed = Renewed {
+            epoch: current.number,
+            root: current.root.clone(),
+            next_seq: current.next_pack(),
+        };
+        // While one is held, its open pack is still to come.
+        if held.is_none() {
+            self.epoch = Some(current);
+        }
+        Ok(Some(renewed))
     }
 }
 

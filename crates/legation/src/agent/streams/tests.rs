@@ -230,12 +230,7 @@ fn a_stream_that_could_not_be_begun_is_none() {
     let dir = tempfile::tempdir().unwrap();
     let streams = open(dir.path());
     let end = fill(&streams, 1, 2);
-    for edge in [
-        "agent.stream",
-        "journal.create",
-        "journal.append",
-        "journal.sync",
-    ] {
+    for edge in ["agent.stream", "journal.append", "journal.sync"] {
         for fault in [Fault::Enospc, Fault::LateEio] {
             arm(edge, 1, fault);
             let start = StreamStart {
