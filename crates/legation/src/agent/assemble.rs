@@ -265,7 +265,7 @@ impl Agent {
                 Err(Trouble::Later(why) | Trouble::Refused(why) | Trouble::Fenced(why)) => {
                     tracing::warn!("waiting for the embassy's log: {why}");
                 }
-                Err(Trouble::Position(_)) => {}
+                Err(Trouble::Position(..)) => {}
             }
             if self.stop.wait(backoff.pause()) {
                 return Err(super::version::stopped());

@@ -77,7 +77,7 @@ impl Bulk {
                     self.tell(Some(why));
                     self.stop.wait(backoff.pause());
                 }
-                Err(Trouble::Position(_)) => {}
+                Err(Trouble::Position(..)) => {}
             }
         }
     }

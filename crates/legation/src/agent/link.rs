@@ -30,8 +30,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from
 pub enum Trouble {
     /// The line or the embassy is not able now: the same bytes are sent again later.
     Later(String),
-    /// The embassy stands elsewhere in the stream: it needs this frame next.
-    Position(u64),
+    /// The embassy stands elsewhere in the stream: it needs this frame next, after this chain value.
+    Position(u64, Digest),
     /// Nothing more is taken from this writer for this registry.
     Fenced(String),
     /// The embassy refuses these bytes for good.
@@ -189,20 +189,22 @@ impl Link {
             .map_err(|error| self.judge(error))
     }
 
-    /// The number of the frame that the embassy needs next of a stream.
+    /// The number of the frame that the embassy says it needs next of a stream, and the chain value before it. No
+    /// signature covers that.
     ///
     /// # Errors
     /// What became of the question.
-    pub fn stands_at(&self, registry: RegistryId, stream: &StreamId) -> Result<u64, Trouble> {
+    pub fn stands_at(
+        &self,
+        registry: RegistryId,
+        stream: &StreamId,
+    ) -> Result<(u64, Option<Digest>), Trouble> {
         let streams = self
             .client
             .streams(registry)
             .map_err(|error| self.judge(error))?;
-
-        Ok(streams
-            .iter()
-            .find(|found| found.stream == *stream)
-            .map_or(0, |found| found.next))
+        let found = streams.iter().find(|found| found.stream == *stream);
+        Ok(found.map_or((0, None), |found| (found.next, Some(found.chain))))
     }
 
     /// Compares the pinned checkpoint with what the embassy shows now; returns the log's size.
@@ -308,7 +310,7 @@ impl Link {
 /// What an error means that proves nothing against the embassy.
 fn lighter(error: &ClientError) -> Trouble {
     if let Some(position) = error.position() {
-        return Trouble::Position(position.next);
+        return Trouble::Position(position.next, position.chain);
     }
     if error.is_fenced() {
         return Trouble::Fenced(error.to_string());

@@ -129,8 +129,8 @@ impl Live {
         match self.streams.next(BATCH)? {
             Next::Nothing => Ok(false),
             Next::Ask(stream) => {
-                let next = self.link.stands_at(self.registry, &stream)?;
-                self.streams.stands_at(stream, next)?;
+                let (next, chain) = self.link.stands_at(self.registry, &stream)?;
+                self.streams.stands_at(stream, next, chain)?;
                 Ok(true)
             }
             Next::Send(batch) => match self.link.append(self.registry, &batch) {
@@ -140,7 +140,7 @@ impl Live {
                     self.show_acked();
                     Ok(true)
                 }
-                Err(Trouble::Position(next)) => {
+                Err(Trouble::Position(next, chain)) => {
                     if batch.first == next {
                         let why = format!(
                             "the embassy takes nothing of stream {} at frame {next}",
@@ -148,7 +148,7 @@ impl Live {
                         );
                         return Err(Trouble::Later(why));
                     }
-                    self.streams.stands_at(batch.stream, next)?;
+                    self.streams.stands_at(batch.stream, next, Some(chain))?;
                     Ok(true)
                 }
                 Err(trouble) => Err(trouble),
@@ -363,7 +363,7 @@ impl Live {
     fn failed(&self, trouble: Trouble) -> bool {
         let (text, phase) = match trouble {
             Trouble::Later(why) | Trouble::Refused(why) => (why, None),
-            Trouble::Position(_) => return false,
+            Trouble::Position(..) => return false,
             Trouble::Fenced(why) => (why, Some("fenced")),
             Trouble::Fatal(failure) => {
                 self.link.condemn(failure.clone());

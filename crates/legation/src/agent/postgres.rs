@@ -297,7 +297,7 @@ impl Postgres {
                 stop.wait(LOOK);
                 continue;
             }
-            match self.base() {
+            match Request::take(&self.versions.dir).and_then(|_| self.base()) {
                 Ok(()) => {
                     backoff.reset();
                     Request::done(&self.versions.dir);

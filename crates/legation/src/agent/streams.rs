@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use legation_core::id::{EpochNo, Lsn, RegistryId, StateId, StreamId, Term, Timeline};
+use legation_core::id::{Digest, EpochNo, Lsn, RegistryId, StateId, StreamId, Term, Timeline};
 use legation_core::journal::{MAX_FRAME_BYTES, Position};
 use legation_core::statement::Ack;
 use legation_repo::journal::{Spool, StreamName};
@@ -26,6 +26,9 @@ use crate::exit::{Code, Failure};
 /// Arrivals closer together than this count as one: lag is known to this much.
 const GRAIN: Duration = Duration::from_millis(5);
 
+/// How many arrivals are remembered. Beyond that every second one is joined to the one after it, so that what waits is
+/// told to be older than it is by at most the time between two of them: a 2,000th of the outage.
+const MAX_ARRIVALS: usize = 4096;
 /// How many streams back the unbroken line is known: at one an hour more than a year.
 const MAX_LINE: usize = 10_000;
 
@@ -316,6 +319,9 @@ impl Streams {
             Some((last, since)) if now.duration_since(*since) < GRAIN => *last = end,
             _ => inner.arrivals.push_back((end, now)),
         }
+        if inner.arrivals.len() > MAX_ARRIVALS {
+            thin(&mut inner.arrivals);
+        }
     }
 
     /// How long the oldest unacknowledged arrival has waited; zero when there is none.
@@ -347,33 +353,47 @@ impl Streams {
         Ok(Next::Nothing)
     }
 
-    /// The embassy says that the next frame it needs of this stream is `next`.
+    /// The embassy says, without a signature, that the next frame it needs of this stream is `next`, and that its chain
+    /// then stands at `chain`. That tells what to send, and frees nothing: the last frame that it has is sent once more,
+    /// and the signed answer counts.
     ///
     /// # Errors
-    /// Code 4 when it has frames that this spool never had: the agent's machine was set back.
-    pub fn stands_at(&self, stream: StreamId, next: u64) -> Result<(), Failure> {
+    /// Code 4 when it has frames that this spool never had, or other ones: the agent's machine was set back.
+    pub fn stands_at(
+        &self,
+        stream: StreamId,
+        next: u64,
+        chain: Option<Digest>,
+    ) -> Result<(), Failure> {
         let mut inner = self.lock();
         let Some(found) = inner.streams.iter_mut().find(|s| s.name.stream == stream) else {
             return Ok(());
         };
-        if next > found.spool.next_seq() {
-            return Err(Failure::new(
+        let other = |what: &str| {
+            Failure::new(
                 Code::VerificationFailed,
-                "the embassy holds frames of a stream that this agent has not sealed",
+                format!("the embassy holds {what} of a stream that this agent has not sealed"),
             )
-            .hint("this machine was set back or cloned; stop the other agent, then move the spool away"));
+            .hint("this machine was set back or cloned; stop the other agent, then move the spool away")
+        };
+        if next > found.spool.next_seq() {
+            return Err(other("frames"));
         }
-        found.next = Some(next);
-        found.fresh.retain(|(seq, _)| *seq >= next);
+        let last = match next.checked_sub(1) {
+            Some(last) => found.chain_at(last)?.map(|held| (last, held)),
+            None => None,
+        };
+        let from = match last {
+            // What went from here was signed for.
+            None => next,
+            Some((_, held)) if chain.is_some_and(|chain| chain != held) => {
+                return Err(other("other frames"));
+            }
+            Some((last, _)) => last,
+        };
+        found.next = Some(from);
+        found.fresh.retain(|(seq, _)| *seq >= from);
         found.fresh_bytes = found.fresh.iter().map(|(_, frame)| frame.len()).sum();
-        if let Some(position) = found.spool.synced().filter(|position| position.seq < next) {
-            let epoch = found.opening.0.epoch;
-            inner.acknowledge(Acked {
-                stream,
-                epoch,
-                position,
-            });
-        }
         Ok(())
     }
 
@@ -506,6 +526,16 @@ impl Streams {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Joins neighbours: the end of the later one, the time of the earlier one.
+fn thin(arrivals: &mut VecDeque<(Lsn, Instant)>) {
+    let mut joined = VecDeque::with_capacity(arrivals.len() / 2 + 1);
+    while let Some((end, since)) = arrivals.pop_front() {
+        let end = arrivals.pop_front().map_or(end, |(later, _)| later);
+        joined.push_back((end, since));
+    }
+    *arrivals = joined;
 }
 
 /// Writes a stream's opening, beside its frames and as the first of them.

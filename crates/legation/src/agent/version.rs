@@ -27,6 +27,12 @@ use super::writer::{SystemEntropy, Writer, now};
 use crate::exit::{Code, Failure};
 use crate::stop::Stop;
 
+/// When the next version would need more epochs than this, everything is captured anew under one: a commit may name
+/// 1,024, and each must be opened at a start.
+const MAX_EPOCHS: usize = 512;
+/// As [`MAX_EPOCHS`], for the ranges that they form: a commit may name 256.
+const MAX_EPOCH_RANGES: usize = 128;
+
 /// Takes the versions of one registry, one at a time.
 pub struct Versions {
     /// The registry.
@@ -82,6 +88,12 @@ impl Versions {
     /// The index of nothing: everything is captured.
     pub fn no_parent(&self) -> Index {
         Index::empty(self.writer.state(), self.registry)
+    }
+
+    /// Whether a version on top of this one would need too many epochs: every epoch that still holds a pack of it, and
+    /// the new one.
+    pub fn is_outgrown(&self, parent: &Index) -> bool {
+        outgrown(parent.written.list.epochs())
     }
 
     /// Whether an earlier version is still on its way.
@@ -208,6 +220,19 @@ impl Versions {
     }
 }
 
+/// Whether these epochs and one later, apart from them, are too many.
+fn outgrown(epochs: impl IntoIterator<Item = EpochNo>) -> bool {
+    let mut last = None;
+    let (mut count, mut ranges) = (1, 1);
+    // In order, as a list has them.
+    for epoch in epochs {
+        count += 1;
+        ranges += usize::from(last.is_none_or(|last: u32| last.checked_add(1) != Some(epoch.0)));
+        last = Some(epoch.0);
+    }
+    count > MAX_EPOCHS || ranges > MAX_EPOCH_RANGES
+}
+
 /// Packs go to the spool as they fill. No root is held while a pack waits for room, which may take days.
 struct Spooled {
     outbox: Arc<Outbox>,
@@ -278,5 +303,20 @@ impl From<SourceError> for Failure {
             SourceError::Stopped => stopped(),
             other => Failure::failed(format!("sealing a version: {other}")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{EpochNo, MAX_EPOCH_RANGES, MAX_EPOCHS, outgrown};
+
+    #[test]
+    fn a_version_of_too_many_epochs_is_outgrown() {
+        let run = |count: usize| (1..=count as u32).map(EpochNo);
+        assert!(!outgrown([]) && !outgrown(run(MAX_EPOCHS - 1)));
+        assert!(outgrown(run(MAX_EPOCHS)));
+        let apart = |count: usize| (1..=count as u32).map(|n| EpochNo(2 * n));
+        assert!(!outgrown(apart(MAX_EPOCH_RANGES - 1)));
+        assert!(outgrown(apart(MAX_EPOCH_RANGES)));
     }
 }

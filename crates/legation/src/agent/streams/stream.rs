@@ -63,6 +63,17 @@ impl Stream {
         self.fresh.push_back((seq, frame));
     }
 
+    /// The chain value after a frame; `None` when the frame is not here any more.
+    pub(super) fn chain_at(&self, seq: u64) -> Result<Option<Digest>, Failure> {
+        let Some(frame) = self.spool.frames(seq).map_err(broken)?.next() else {
+            return Ok(None);
+        };
+        let (header, frame) = frame.map_err(broken)?;
+        Ok(end_of(&frame)
+            .filter(|_| header.seq == seq)
+            .map(|end| end.chain))
+    }
+
     pub(super) fn batch(&mut self, next: u64, synced: u64, limit: usize) -> Result<Batch, Failure> {
         let mut frames = Vec::new();
         let mut last = 0..0;

@@ -1,11 +1,11 @@
 use std::path::Path;
 
-use legation_core::id::{EpochNo, Lsn, RegistryId, StateId, StreamId, Term, Timeline};
+use legation_core::id::{Digest, EpochNo, Lsn, RegistryId, StateId, StreamId, Term, Timeline};
 use legation_core::journal::{Position, StreamSealer, StreamStart};
 use legation_core::keys::EpochRoot;
 use legation_core::statement::{Ack, Time};
 
-use super::{Batch, Next, Streams, Tail, Wal};
+use super::{Batch, MAX_ARRIVALS, Next, Streams, Tail, Wal};
 use crate::agent::budget::Budget;
 
 const STATE: StateId = StateId([1; 20]);
@@ -72,7 +72,7 @@ fn ship(streams: &Streams, limit: usize) -> Vec<Batch> {
     loop {
         match streams.next(limit).unwrap() {
             Next::Nothing => return sent,
-            Next::Ask(stream) => streams.stands_at(stream, 0).unwrap(),
+            Next::Ask(stream) => streams.stands_at(stream, 0, None).unwrap(),
             Next::Send(batch) => {
                 streams.acknowledged(&batch, &ack(&batch)).unwrap();
                 streams.tidy().unwrap();
@@ -104,7 +104,7 @@ fn a_restart_goes_on_where_the_newest_stream_ends_and_sends_the_same_bytes() {
     let Next::Ask(stream) = streams.next(1 << 20).unwrap() else {
         panic!("it asks first");
     };
-    streams.stands_at(stream, 0).unwrap();
+    streams.stands_at(stream, 0, None).unwrap();
     let Next::Send(before) = streams.next(1 << 20).unwrap() else {
         panic!("it sends");
     };
@@ -128,8 +128,8 @@ fn an_embassy_that_has_more_than_was_sealed_is_believed_by_nobody() {
     let dir = tempfile::tempdir().unwrap();
     let streams = open(dir.path());
     fill(&streams, 1, 2);
-    assert!(streams.stands_at(StreamId([1; 16]), 3).is_ok());
-    let failure = streams.stands_at(StreamId([1; 16]), 4).unwrap_err();
+    assert!(streams.stands_at(StreamId([1; 16]), 3, None).is_ok());
+    let failure = streams.stands_at(StreamId([1; 16]), 4, None).unwrap_err();
     assert_eq!(failure.code as u8, 4);
 }
 
@@ -138,7 +138,7 @@ fn an_acknowledgement_of_other_frames_does_not_count() {
     let dir = tempfile::tempdir().unwrap();
     let streams = open(dir.path());
     fill(&streams, 1, 2);
-    streams.stands_at(StreamId([1; 16]), 0).unwrap();
+    streams.stands_at(StreamId([1; 16]), 0, None).unwrap();
     let Next::Send(batch) = streams.next(1 << 20).unwrap() else {
         panic!("it sends");
     };
@@ -273,7 +273,7 @@ fn a_full_disk_delays_only_the_freeing_of_what_is_abroad() {
     // Larger than a segment, so that there is one to be given up.
     let end = fill(&streams, 3, 6_000);
     while let Next::Ask(stream) = streams.next(1).unwrap() {
-        streams.stands_at(stream, 0).unwrap();
+        streams.stands_at(stream, 0, None).unwrap();
     }
     arm("file.write", 1, Fault::Enospc);
     let mut refused = 0;
@@ -285,4 +285,51 @@ fn a_full_disk_delays_only_the_freeing_of_what_is_abroad() {
     assert_eq!(refused, 1);
     assert_eq!(streams.acked().unwrap().position, end);
     streams.tidy().unwrap();
+}
+
+#[test]
+fn what_no_signature_covers_frees_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let streams = open(dir.path());
+    let end = fill(&streams, 1, 3);
+    fill(&streams, 2, 1);
+    let first = StreamId([1; 16]);
+    let other = Digest([9; 32]);
+    let failure = streams.stands_at(first, 4, Some(other)).unwrap_err();
+    assert_eq!(failure.code as u8, 4);
+
+    // It says that it has all: the last frame is sent again, and only the answer to that counts.
+    streams.stands_at(first, 4, Some(end.chain)).unwrap();
+    streams.tidy().unwrap();
+    assert!(streams.acked().is_none());
+    let Next::Send(batch) = streams.next(1 << 20).unwrap() else {
+        panic!("it sends");
+    };
+    assert_eq!((batch.stream, batch.first, batch.end), (first, 3, end));
+    streams.acknowledged(&batch, &ack(&batch)).unwrap();
+    assert_eq!(streams.acked().unwrap().position, end);
+}
+
+#[test]
+fn arrivals_of_a_long_outage_are_few_and_none_is_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let streams = open(dir.path());
+    let end = fill(&streams, 1, 2).end_lsn;
+    {
+        let mut inner = streams.lock();
+        let began = std::time::Instant::now();
+        for n in 0..=MAX_ARRIVALS as u64 {
+            let since = began + std::time::Duration::from_secs(n);
+            inner.arrivals.push_back((Lsn(n + 1), since));
+        }
+        super::thin(&mut inner.arrivals);
+        assert!(inner.arrivals.len() <= MAX_ARRIVALS / 2 + 1);
+        assert_eq!(inner.arrivals.front(), Some(&(Lsn(2), began)));
+        let last = inner.arrivals.back().map(|(end, _)| *end);
+        assert_eq!(last, Some(Lsn(MAX_ARRIVALS as u64 + 1)));
+    }
+    for _ in 0..3 {
+        streams.arrived(end);
+    }
+    assert!(streams.lock().arrivals.len() <= MAX_ARRIVALS);
 }
