@@ -1,5 +1,6 @@
 //! Putting the agent together, watching over it, and taking it apart.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use super::budget::Budget;
 use super::bulk::Bulk;
 use super::epoch::Epochs;
 use super::gate::Gate;
+use super::kept::Kept;
 use super::link::{Backoff, Link, Trouble};
 use super::live::{Live, epoch_of};
 use super::outbox::Outbox;
@@ -174,6 +176,7 @@ impl Agent {
                 status.show_version(&version);
             }
         });
+        let kept = Kept::open(&dir)?;
         let versions = Versions {
             registry: id,
             name: registry.name.clone(),
@@ -198,7 +201,8 @@ impl Agent {
             epochs: epochs.clone(),
             streams: streams.clone(),
             link: self.link.clone(),
-            acked_path: dir.join("acked.json"),
+            kept: kept.clone(),
+            signed: RefCell::new(None),
             board: self.board.clone(),
             stop: stop.clone(),
         };
@@ -210,6 +214,7 @@ impl Agent {
             outbox,
             streams: streams.clone(),
             link: self.link.clone(),
+            kept,
             dir,
             board: self.board.clone(),
             stop,

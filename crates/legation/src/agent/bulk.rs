@@ -12,6 +12,7 @@ use legation_core::statement::{Commit, Signed, Statement};
 use legation_repo::edge;
 
 use super::index::Index;
+use super::kept::Kept;
 use super::link::{Backoff, Link, Trouble};
 use super::outbox::{Item, Kind, Outbox};
 use super::state::{History, State, Version};
@@ -39,6 +40,8 @@ pub struct Bulk {
     pub streams: Arc<Streams>,
     /// The line.
     pub link: Link,
+    /// Where the receipts of its commits are kept.
+    pub kept: Kept,
     /// The registry's directory in the spool.
     pub dir: PathBuf,
     /// What is shown.
@@ -143,9 +146,10 @@ impl Bulk {
             }
         }
         match self.link.submit(bytes) {
-            Ok(logged) => {
+            Ok(receipt) => {
                 edge::hit("agent.committed").map_err(Failure::from)?;
-                self.remember(&commit, &signed, logged.entry)?;
+                self.kept.receipt(commit.version, &receipt)?;
+                self.remember(&commit, &signed, receipt.entry.index)?;
                 self.outbox.remove(item)?;
             }
             Err(Trouble::Refused(why)) => self.give_up(item, &why)?,

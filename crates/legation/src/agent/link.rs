@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use legation_core::id::{Digest, Generation, RegistryId, StreamId};
 use legation_core::log::{Level, TILE_WIDTH, TilePath, split_bundle};
 use legation_core::statement::{Ack, Entry, Order, Signed};
-use legation_repo::http::{Client, ClientError};
+use legation_repo::http::{Client, ClientError, Receipt};
 use legation_repo::log::LogSource as _;
 
 use super::outbox;
@@ -48,13 +48,6 @@ impl From<Failure> for Trouble {
             _ => Trouble::Fatal(failure),
         }
     }
-}
-
-/// A logged statement.
-#[derive(Debug, Clone, Copy)]
-pub struct Logged {
-    /// Its place in the log.
-    pub entry: u64,
 }
 
 /// The line to one embassy. Clones share it.
@@ -168,24 +161,20 @@ impl Link {
     ///
     /// # Errors
     /// What became of it.
-    pub fn submit(&self, bytes: &[u8]) -> Result<Logged, Trouble> {
+    pub fn submit(&self, bytes: &[u8]) -> Result<Receipt, Trouble> {
         let signed = Signed::parse(bytes).map_err(|error| Trouble::Refused(error.to_string()))?;
-        let receipt = self
-            .client
+        self.client
             .submit(&signed)
-            .map_err(|error| self.judge(error))?;
-        Ok(Logged {
-            entry: receipt.entry.index,
-        })
+            .map_err(|error| self.judge(error))
     }
 
     /// Appends frames; the acknowledgement's signature is verified when this returns.
     ///
     /// # Errors
     /// What became of them.
-    pub fn append(&self, registry: RegistryId, batch: &Batch) -> Result<Ack, Trouble> {
+    pub fn append(&self, registry: RegistryId, batch: &Batch) -> Result<(Ack, Signed), Trouble> {
         self.client
-            .append_journal(registry, &batch.stream, batch.frames.clone())
+            .append_journal_signed(registry, &batch.stream, batch.frames.clone())
             .map_err(|error| self.judge(error))
     }
 

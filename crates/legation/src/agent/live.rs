@@ -3,17 +3,17 @@
 //! Frames go out only after the log holds the epoch that they are sealed under. What the embassy acknowledged is kept
 //! durably; when this process dies, the embassy itself says where the stream stands.
 
-use std::path::PathBuf;
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use legation_core::id::{Digest, EpochNo, Generation, RegistryId};
+use legation_core::id::{Digest, EpochNo, Generation, RegistryId, StreamId};
 use legation_core::slip;
 use legation_core::statement::{self, Signed, Statement};
-use legation_repo::{durable, edge};
-use serde::Serialize;
+use legation_repo::edge;
 
 use super::epoch::Epochs;
+use super::kept::Kept;
 use super::link::{Backoff, Link, Trouble};
 use super::outbox::{Item, Kind, Outbox};
 use super::state::State;
@@ -52,22 +52,14 @@ pub struct Live {
     pub streams: Arc<Streams>,
     /// The line.
     pub link: Link,
-    /// Where the last acknowledgement is kept.
-    pub acked_path: PathBuf,
+    /// Where the last acknowledgement of each stream is kept.
+    pub kept: Kept,
+    /// The last acknowledgement, until it is kept.
+    pub signed: RefCell<Option<(StreamId, Signed)>>,
     /// What is shown.
     pub board: Board,
     /// When to stop: raised here once the registry is fenced, so that nothing more is captured either.
     pub stop: Stop,
-}
-
-#[derive(Serialize)]
-struct AckedFile {
-    stream: String,
-    sequence: u64,
-    chain: String,
-    timeline: u32,
-    lsn: String,
-    at: u64,
 }
 
 impl Live {
@@ -76,7 +68,7 @@ impl Live {
         let mut backoff = Backoff::default();
         let mut marked: Option<Acked> = None;
         let mut mark_at = Instant::now();
-        let mut kept: (Option<Acked>, Instant) = (None, Instant::now());
+        let mut kept = Instant::now();
         let mut untidy: Option<Instant> = None;
         while !self.stop.is_up() {
             let result = self.step().and_then(|moved| {
@@ -95,10 +87,9 @@ impl Live {
                 }
                 Ok(moved)
             });
-            let acked = self.streams.acked();
-            if acked != kept.0 && kept.1.elapsed() >= KEEP_EVERY {
-                self.keep(acked);
-                kept = (acked, Instant::now());
+            if kept.elapsed() >= KEEP_EVERY {
+                self.keep();
+                kept = Instant::now();
             }
             match result {
                 Ok(moved) => {
@@ -111,13 +102,14 @@ impl Live {
                 }
                 Err(trouble) => {
                     if self.failed(trouble) {
+                        self.keep();
                         return;
                     }
                     self.stop.wait(backoff.pause());
                 }
             }
         }
-        self.keep(self.streams.acked());
+        self.keep();
     }
 
     /// Does one thing; says whether there was one.
@@ -134,8 +126,13 @@ impl Live {
                 Ok(true)
             }
             Next::Send(batch) => match self.link.append(self.registry, &batch) {
-                Ok(ack) => {
+                Ok((ack, signed)) => {
                     edge::hit("agent.acked").map_err(Failure::from)?;
+                    let before = self.signed.borrow().as_ref().map(|(stream, _)| *stream);
+                    if before.is_some_and(|before| before != batch.stream) {
+                        self.keep();
+                    }
+                    self.signed.replace(Some((batch.stream, signed)));
                     self.streams.acknowledged(&batch, &ack)?;
                     self.show_acked();
                     Ok(true)
@@ -336,26 +333,13 @@ impl Live {
         });
     }
 
-    /// Keeps the last acknowledgement, for people: after a kill the embassy itself says where the stream stands.
-    fn keep(&self, acked: Option<Acked>) {
-        let Some(acked) = acked else { return };
-        let file = AckedFile {
-            stream: acked.stream.to_string(),
-            sequence: acked.position.seq,
-            chain: acked.position.chain.to_string(),
-            timeline: acked.position.timeline.0,
-            lsn: acked.position.end_lsn.to_string(),
-            at: now_ms(),
+    /// Keeps the last acknowledgement. It is a proof and no memory: after a kill the embassy gives another one.
+    fn keep(&self) {
+        let Some((stream, signed)) = self.signed.take() else {
+            return;
         };
-        let written = serde_json::to_vec_pretty(&file)
-            .map_err(std::io::Error::other)
-            .and_then(|bytes| {
-                edge::at("agent.ack", || {
-                    durable::write_atomic(&self.acked_path, &bytes)
-                })
-            });
-        if let Err(error) = written {
-            tracing::warn!(%error, "the last acknowledgement could not be kept");
+        if let Err(error) = self.kept.ack(&stream, &signed.encode()) {
+            tracing::warn!("the last acknowledgement could not be kept: {error}");
         }
     }
 

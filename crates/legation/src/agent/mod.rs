@@ -14,6 +14,7 @@ pub mod bulk;
 pub mod epoch;
 pub mod gate;
 pub mod index;
+pub mod kept;
 pub mod link;
 pub mod live;
 pub mod outbox;
