@@ -62,6 +62,13 @@ pub struct Live {
     pub stop: Stop,
 }
 
+/// An epoch's announcement for one generation, as it waits in the queue.
+struct Announcement {
+    /// `None` when it is abroad already.
+    slip: Option<Vec<u8>>,
+    statement: Vec<u8>,
+}
+
 impl Live {
     /// Ships until told to stop.
     pub fn run(self) {
@@ -235,7 +242,10 @@ impl Live {
         self.epochs.moved_to(generation)?;
         let (slip, statement) =
             match self.announcement(epoch, |queued| queued.generation == generation)? {
-                Some((Some(slip), statement)) => (slip, statement),
+                Some(Announcement {
+                    slip: Some(slip),
+                    statement,
+                }) => (slip, statement),
                 _ => self.reseal(epoch, generation)?,
             };
         self.link.put(Kind::Slip, &Digest::of(&slip), slip)?;
@@ -252,7 +262,7 @@ impl Live {
         &self,
         epoch: EpochNo,
         wanted: impl Fn(&statement::Epoch) -> bool,
-    ) -> Result<Option<(Option<Vec<u8>>, Vec<u8>)>, Failure> {
+    ) -> Result<Option<Announcement>, Failure> {
         let items = self.control.items();
         for item in items.iter().filter(|item| item.kind == Kind::Statement) {
             let Some(statement) = self.control.read(item)? else {
@@ -269,7 +279,7 @@ impl Live {
                 Some(slip) => self.control.read(slip)?,
                 None => None,
             };
-            return Ok(Some((slip, statement)));
+            return Ok(Some(Announcement { slip, statement }));
         }
         Ok(None)
     }

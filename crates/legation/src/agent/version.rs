@@ -147,6 +147,7 @@ impl Versions {
             next_seq: epoch.next_pack(),
         };
         let root = epoch.root.clone();
+        let began = epoch.number;
         let mut packs = Spooled {
             outbox: self.outbox.clone(),
             budget: self.budget.clone(),
@@ -178,6 +179,13 @@ impl Versions {
             None => (None, None, None),
         };
         let root = finished.root;
+        // The log that makes it complete was sealed beside it, also under epochs that no pack was sealed under. What was
+        // sealed after the last of these is found by its number.
+        let beside = wal
+            .is_some()
+            .then(|| (began.0..=root.epoch.0).map(EpochNo))
+            .into_iter()
+            .flatten();
         let commit = statement::Commit {
             state: self.writer.state(),
             mandate: self.writer.mandate(),
@@ -188,7 +196,7 @@ impl Versions {
             parent: memory.version.map(|version| version.commit),
             class: self.class.clone(),
             suite: SUITE,
-            epochs: EpochSet::of(list.epochs())
+            epochs: EpochSet::of(list.epochs().into_iter().chain(beside))
                 .ok_or_else(|| Failure::failed("a version cannot need so many separate epochs"))?,
             packs: Packs {
                 count: list.rows().len() as u64,

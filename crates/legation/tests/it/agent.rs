@@ -481,3 +481,62 @@ fn an_order_during_an_outage_costs_nothing_that_was_captured() {
     check_continuity(&world);
     survive::destroy_and_reckon(&mut world);
 }
+
+/// Epochs whose announcement was durable and reported failed, and a memory that could not be written: no number is used
+/// for two roots, so everything opens.
+#[cfg(feature = "faults")]
+#[test]
+fn an_announcement_that_was_reported_failed_is_not_made_again_with_another_root() {
+    let mut world = survive::small(16, &[Registry::Land, Registry::Gazette]);
+    world.ceremony().unwrap();
+    world.start_embassy().unwrap();
+    world.start_home().unwrap();
+    world.start_writers(1).unwrap();
+    let faults = "agent.epoch-statement:2=eio,agent.epoch-statement:2=eio,agent.state:9=enospc";
+    let faulty = agent(&world, faults, "faulty.log");
+    world.agents.push(faulty);
+    world.wait_protected(PATIENCE).unwrap();
+    let said = |world: &World| world.agents[0].said();
+    until(&world, "the faults", || {
+        said(&world).matches("Input/output").count() >= 2
+    });
+    // Two more epochs, after which everything is told.
+    std::thread::sleep(Duration::from_secs(9));
+    assert_eq!(version(&world), 1, "{}", said(&world));
+    check_continuity(&world);
+    survive::destroy_and_reckon(&mut world);
+}
+
+/// A later term takes over one registry: its slot is let go of, nothing of it is captured any more, and the other goes on.
+#[test]
+fn a_fenced_registry_lets_go_and_the_others_go_on() {
+    let mut world = world(15);
+    world.start_agent().unwrap();
+    world.wait_protected(PATIENCE).unwrap();
+    let order = world.order_activate("takeover", &["land"]).unwrap();
+    let officers = [&world.officers[0], &world.officers[1], &world.officers[3]];
+    for officer in officers {
+        world.approve(&order, officer).unwrap().ok().unwrap();
+    }
+    world.submit(&order, &officers).unwrap().ok().unwrap();
+    execute(
+        &world,
+        "create table too_late as select generate_series(1, 1000) as n",
+    );
+    until(&world, "the registry is fenced", || {
+        phase(&world) == "fenced"
+    });
+    until(&world, "its slot is dropped", || {
+        ask(&world, "select count(*)::text from pg_replication_slots") == "0"
+    });
+    let gazette = |world: &World| {
+        let lag = world.lag().unwrap_or_default();
+        lag.get(&Registry::Gazette).and_then(|it| it.version)
+    };
+    let before = gazette(&world);
+    std::fs::write(world.press().root.join("after-the-fence"), b"news").unwrap();
+    until(&world, "the other goes on", || gazette(&world) > before);
+    assert!(world.agents[0].ended().is_none(), "the agent lives");
+    assert_eq!(phase(&world), "fenced");
+    check_log(&world);
+}
