@@ -518,6 +518,8 @@ fn a_fenced_registry_lets_go_and_the_others_go_on() {
     for officer in officers {
         world.approve(&order, officer).unwrap().ok().unwrap();
     }
+    // Whoever submits waits for the session of the one that is to start it.
+    let _live = world.activate(&order.text).unwrap();
     world.submit(&order, &officers).unwrap().ok().unwrap();
     execute(
         &world,
