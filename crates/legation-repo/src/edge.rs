@@ -31,6 +31,7 @@ pub const EDGES: &[&str] = &[
     "agent.epoch",
     "agent.slip",
     "agent.epoch-statement",
+    "agent.moved",
     "agent.stream",
     "agent.history",
     "agent.receive",

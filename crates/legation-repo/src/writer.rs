@@ -9,7 +9,7 @@ use legation_core::keys::{Entropy, EpochRoot};
 use legation_core::list::{ListRow, PackList};
 use legation_core::manifest::{
     Entry, EntryKind, Extent, Extents, MAX_INLINE_EXTENTS, MAX_META, MAX_NAME, MAX_SOURCES,
-    NODE_TARGET, Node, PackSpan, Root, SourceRoot,
+    MAX_SPANS, NODE_TARGET, Node, PackSpan, Root, SourceRoot,
 };
 use legation_core::pack::{FrameRef, PackBuilder, SealedPack};
 use legation_core::source::{Sink, SourceError, SourceResult};
@@ -37,6 +37,32 @@ pub trait PackSink {
     /// # Errors
     /// When it cannot be kept; the version is then abandoned.
     fn pack(&mut self, seq: u32, pack: SealedPack) -> SourceResult<()>;
+
+    /// Whether epochs change while a version is written. Then the writer keeps a root no longer than the pack that it
+    /// fills, and asks [`PackSink::renew`].
+    fn renews(&self) -> bool {
+        false
+    }
+
+    /// Asked before each frame: the epoch to go on under; `None` if that is still the one whose root is `held`. If it is
+    /// not, the pack that is open under it is sealed and handed on, and this is asked again with nothing held.
+    ///
+    /// # Errors
+    /// When there is no epoch to seal under; the version is then abandoned.
+    fn renew(&mut self, held: Option<EpochNo>) -> SourceResult<Option<Renewed>> {
+        let _ = held;
+        Ok(None)
+    }
+}
+
+/// The epoch that a version goes on under.
+pub struct Renewed {
+    /// Its number: above those before.
+    pub epoch: EpochNo,
+    /// Its root.
+    pub root: EpochRoot,
+    /// The first number of a pack that it has not used.
+    pub next_seq: u32,
 }
 
 /// Keeps the packs in memory: for tests and small versions.
@@ -80,7 +106,10 @@ pub struct Finished {
 /// Writes one version. Feed each source between [`VersionWriter::source`] and the next, then [`VersionWriter::finish`].
 pub struct VersionWriter<'a> {
     place: Place,
-    root: EpochRoot,
+    /// Wiped with each sealed pack if the sink renews.
+    root: Option<EpochRoot>,
+    /// Whether the open file lies in as many epochs as its entry can name: it is ended under the newest.
+    pinned: bool,
     packs: &'a mut dyn PackSink,
     rng: &'a mut dyn Entropy,
     /// The version before this one, empty if there is none.
@@ -126,8 +155,8 @@ struct OpenFile {
     nodes: Vec<(u64, FrameRef)>,
     /// How many extents lie in `nodes`.
     in_nodes: u64,
-    /// The packs that hold this file's frames and nodes.
-    span: Option<PackSpan>,
+    /// The packs that hold this file's frames and nodes, by epoch.
+    spans: Vec<PackSpan>,
 }
 
 struct Run {
@@ -149,7 +178,8 @@ impl<'a> VersionWriter<'a> {
         let open_pack = PackBuilder::new(place.state, place.registry, place.epoch, place.next_seq);
         Self {
             place,
-            root: root.clone(),
+            root: Some(root.clone()),
+            pinned: false,
             packs,
             rng,
             parent,
@@ -220,6 +250,7 @@ impl<'a> VersionWriter<'a> {
             });
         }
         self.seal_pack()?;
+        self.renew()?;
 
         // The root lies alone in the last pack and binds all others.
         let rows: Vec<ListRow> = self.rows.values().copied().collect();
@@ -231,7 +262,7 @@ impl<'a> VersionWriter<'a> {
             sources: roots,
             packs_digest: others.packs_digest(here),
         });
-        let root = self.frame(&node.encode()?)?;
+        let root = self.place_frame(&node.encode()?)?;
         self.seal_pack()?;
         index.list = PackList::new(
             self.place.state,
@@ -248,8 +279,19 @@ impl<'a> VersionWriter<'a> {
         })
     }
 
-    /// Puts a frame into the open pack; if it is full, into the next.
+    /// Puts a frame into the open pack; if that is full or its epoch is over, into the next.
     fn frame(&mut self, plain: &[u8]) -> SourceResult<FrameRef> {
+        self.renew()?;
+        if let Some(at) = self.open_pack.push(plain)? {
+            return Ok(at);
+        }
+        self.seal_pack()?;
+        self.renew()?;
+        self.place_frame(plain)
+    }
+
+    /// Puts a frame into a pack of the epoch that is held.
+    fn place_frame(&mut self, plain: &[u8]) -> SourceResult<FrameRef> {
         if let Some(at) = self.open_pack.push(plain)? {
             return Ok(at);
         }
@@ -257,6 +299,30 @@ impl<'a> VersionWriter<'a> {
         self.open_pack
             .push(plain)?
             .ok_or_else(|| refused("a frame does not fit an empty pack"))
+    }
+
+    /// Goes on under the epoch that is current now.
+    fn renew(&mut self) -> SourceResult<()> {
+        if !self.packs.renews() {
+            return Ok(());
+        }
+        if self.root.is_some() {
+            if self.pinned || self.packs.renew(Some(self.place.epoch))?.is_none() {
+                return Ok(());
+            }
+            // Handing the pack on may take long; what is current then is asked afterwards.
+            self.seal_pack()?;
+            self.root = None;
+        }
+        let Some(next) = self.packs.renew(None)? else {
+            return Err(refused("no epoch is open"));
+        };
+        self.place.epoch = next.epoch;
+        self.place.next_seq = next.next_seq;
+        self.root = Some(next.root);
+        let place = &self.place;
+        self.open_pack = PackBuilder::new(place.state, place.registry, place.epoch, place.next_seq);
+        Ok(())
     }
 
     /// Seals the open pack, unless it is empty, and hands it on.
@@ -276,7 +342,14 @@ impl<'a> VersionWriter<'a> {
         );
         let full = std::mem::replace(&mut self.open_pack, fresh);
         self.place.next_seq = next;
-        let pack = full.seal(&self.root, &*self.rng.draw()?)?;
+        let root = self
+            .root
+            .as_ref()
+            .ok_or_else(|| refused("no epoch is open"))?;
+        let pack = full.seal(root, &*self.rng.draw()?)?;
+        if self.packs.renews() {
+            self.root = None;
+        }
         let row = ListRow {
             epoch: self.place.epoch,
             seq,
@@ -418,7 +491,7 @@ impl Sink for VersionWriter<'_> {
             extents: Vec::new(),
             nodes: Vec::new(),
             in_nodes: 0,
-            span: None,
+            spans: Vec::new(),
         });
         Ok(())
     }
@@ -429,6 +502,7 @@ impl Sink for VersionWriter<'_> {
             .take()
             .ok_or_else(|| refused("data came outside of an entry"))?;
         let result = self.take_data(&mut file, offset, bytes);
+        self.pinned = file.spans.len() >= MAX_SPANS;
         self.file = Some(file);
         result
     }
@@ -442,6 +516,7 @@ impl Sink for VersionWriter<'_> {
             file.entry.size = file.entry.size.max(file.end);
         }
         let placed = file.in_nodes + file.extents.len() as u64;
+        self.pinned = file.spans.len() >= MAX_SPANS;
         let fits_entry = placed + file.runs.len() as u64 <= MAX_INLINE_EXTENTS as u64;
         if fits_entry && (file.window.len() as u64) < WINDOW {
             return self.end_shared(file);
@@ -452,6 +527,7 @@ impl Sink for VersionWriter<'_> {
         } else {
             self.extent_tree(&mut file)?
         };
+        self.pinned = false;
         file.entry.validate()?;
         self.keep(file.entry)
     }
@@ -573,11 +649,11 @@ impl VersionWriter<'_> {
             }
             level = above;
         }
-        match (level.pop(), file.span) {
-            (Some((_, root)), Some(span)) => Ok(Extents::Tree {
+        match level.pop() {
+            Some((_, root)) => Ok(Extents::Tree {
                 root,
                 count: file.in_nodes,
-                spans: vec![span],
+                spans: std::mem::take(&mut file.spans),
             }),
             _ => Err(refused("a file of many extents has none")),
         }
@@ -624,13 +700,17 @@ impl OpenFile {
 
     /// Notes that the file lies in this frame's pack.
     fn touch(&mut self, at: &FrameRef) {
-        let span = self.span.get_or_insert(PackSpan {
-            epoch: at.epoch,
-            first: at.seq,
-            last: at.seq,
-        });
-        span.first = span.first.min(at.seq);
-        span.last = span.last.max(at.seq);
+        match self.spans.last_mut() {
+            Some(span) if span.epoch == at.epoch => {
+                span.first = span.first.min(at.seq);
+                span.last = span.last.max(at.seq);
+            }
+            _ => self.spans.push(PackSpan {
+                epoch: at.epoch,
+                first: at.seq,
+                last: at.seq,
+            }),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The wish to stop: set once by SIGINT or SIGTERM, seen by every thread within a moment.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::exit::Failure;
@@ -18,6 +18,18 @@ pub struct Stop {
 struct Inner {
     wish: Mutex<Wish>,
     changed: Condvar,
+    children: Mutex<Vec<Weak<Inner>>>,
+}
+
+impl Inner {
+    fn raise(&self) {
+        self.wish.lock().unwrap_or_else(PoisonError::into_inner).up = true;
+        self.changed.notify_all();
+        let children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        for child in children.iter().filter_map(Weak::upgrade) {
+            child.raise();
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -95,8 +107,7 @@ impl Stop {
 
     /// Raises the flag and wakes whoever waits.
     pub fn raise(&self) {
-        self.wish().up = true;
-        self.inner.changed.notify_all();
+        self.inner.raise();
     }
 
     /// One signal.
@@ -107,9 +118,26 @@ impl Stop {
             std::process::exit(i32::from(crate::exit::Code::Interrupted as u8));
         }
         wish.hasty = wish.up;
-        wish.up = true;
         drop(wish);
-        self.inner.changed.notify_all();
+        self.inner.raise();
+    }
+
+    /// A flag that goes up with this one, or alone before it.
+    #[must_use]
+    pub fn child(&self) -> Stop {
+        let child = Stop::new();
+        let mut children = self
+            .inner
+            .children
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        children.retain(|child| child.strong_count() > 0);
+        children.push(Arc::downgrade(&child.inner));
+        drop(children);
+        if self.is_up() {
+            child.raise();
+        }
+        child
     }
 
     /// Whether stopping was asked for.

@@ -79,6 +79,17 @@ impl Client {
         stream: &StreamId,
         frames: impl Into<Bytes>,
     ) -> Result<Ack, ClientError> {
+        self.append_journal_signed(registry, stream, frames)
+            .map(|(ack, _)| ack)
+    }
+
+    /// As [`Client::append_journal`], with the signed text, for whoever keeps it as a proof.
+    pub fn append_journal_signed(
+        &self,
+        registry: RegistryId,
+        stream: &StreamId,
+        frames: impl Into<Bytes>,
+    ) -> Result<(Ack, Signed), ClientError> {
         let frames: Bytes = frames.into();
         let answer = self.exchange(Method::POST, &format!("journal/{registry}/{stream}"), |r| {
             octets(r, &frames)
@@ -101,7 +112,7 @@ impl Client {
         if named != (self.state, self.trust.label(), registry, *stream) {
             return Err(self.unverified("the acknowledgement is of another stream"));
         }
-        Ok(*ack)
+        Ok((*ack, signed))
     }
 
     /// The embassy's newest checkpoint, proven to continue the one held before.

@@ -593,3 +593,83 @@ fn nodes_are_cut_by_content_and_every_level_is_shorter() {
     assert_eq!(counts.iter().sum::<usize>(), items.len());
     assert!(counts.iter().rev().skip(1).all(|c| (2..=15).contains(c)));
 }
+
+/// A sink whose epochs last for two packs each.
+struct Hourly {
+    packs: Vec<(u32, SealedPack)>,
+    epoch: u32,
+    used: u32,
+}
+
+impl PackSink for Hourly {
+    fn pack(&mut self, seq: u32, pack: SealedPack) -> SourceResult<()> {
+        self.packs.push((seq, pack));
+        self.used += 1;
+        if self.used == 2 {
+            (self.epoch, self.used) = (self.epoch + 1, 0);
+        }
+        Ok(())
+    }
+
+    fn renews(&self) -> bool {
+        true
+    }
+
+    fn renew(&mut self, held: Option<EpochNo>) -> SourceResult<Option<Renewed>> {
+        let epoch = EpochNo(self.epoch);
+        Ok((held != Some(epoch)).then(|| Renewed {
+            epoch,
+            root: root_of(self.epoch),
+            next_seq: self.used,
+        }))
+    }
+}
+
+#[test]
+fn a_version_that_outlasts_its_epoch_goes_on_under_the_next() {
+    let mut world = World::new();
+    let place = Place {
+        state: state(),
+        registry: registry(),
+        epoch: EpochNo(1),
+        next_seq: 0,
+    };
+    let index = Index::empty(state(), registry());
+    let mut sink = Hourly {
+        packs: Vec::new(),
+        epoch: 1,
+        used: 0,
+    };
+    let mut rng = Fixed(3);
+    let root = root_of(1);
+    let content = noise(100 << 20, 5);
+    let mut writer = VersionWriter::new(place, &root, &index, &mut sink, &mut rng);
+    writer.source("tree", "t").unwrap();
+    put(&mut writer, "large", &content, 1 << 20).unwrap();
+    let finished = writer.finish(VersionNo(1)).unwrap();
+    let epochs: Vec<u32> = finished.list.epochs().into_iter().map(|e| e.0).collect();
+    assert!(epochs.len() >= 4, "{epochs:?}");
+    for (seq, pack) in &sink.packs {
+        assert!(*seq < 2, "each epoch numbers its packs anew");
+        let mut objects = world.source.objects.lock().unwrap();
+        objects.insert((ObjectKind::Pack, pack.digest), pack.bytes.clone());
+    }
+    let list = finished.list.encode();
+    let digest = Digest::of(&list);
+    let mut objects = world.source.objects.lock().unwrap();
+    objects.insert((ObjectKind::List, digest), list);
+    drop(objects);
+    world.index = finished.index.clone();
+    let name = VersionName {
+        state: state(),
+        registry: registry(),
+        version: VersionNo(1),
+        list: digest,
+        root: finished.root,
+    };
+    let reader = world.open(&name, &epochs);
+    let mut collect = Collect::default();
+    reader.restore(0, b"", &mut collect, &mut |_| {}).unwrap();
+    assert_eq!(collect.files[0].1.len(), content.len());
+    assert!(collect.files[0].1 == content, "the same bytes");
+}

@@ -1,5 +1,6 @@
 //! Putting the agent together, watching over it, and taking it apart.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use super::budget::Budget;
 use super::bulk::Bulk;
 use super::epoch::Epochs;
 use super::gate::Gate;
+use super::kept::Kept;
 use super::link::{Backoff, Link, Trouble};
 use super::live::{Live, epoch_of};
 use super::outbox::Outbox;
@@ -38,6 +40,9 @@ const REPORT: Duration = Duration::from_millis(500);
 /// Time between two looks at the embassy's log. An agent with nothing to send would otherwise not notice for a day
 /// that it was cut short or forked.
 const LOG_LOOK: Duration = Duration::from_secs(15);
+/// Time between two looks for orders among what was logged, or the shortest epoch if that is less: a spent generation
+/// is left at the latest when the next epoch after that begins, also if nothing of ours was refused.
+const ORDER_LOOK: Duration = Duration::from_secs(60);
 /// How long threads may take to come to rest. What they leave behind is what a kill would leave, and as safe.
 const REST: Duration = Duration::from_secs(4);
 
@@ -82,7 +87,12 @@ pub fn run(config: &Config, ctx: &Ctx) -> Result<(), Failure> {
     for registry in &config.registry {
         agent.start(config, registry)?;
     }
-    agent.look_at_log()?;
+    let shortest = config
+        .registry
+        .iter()
+        .map(|registry| registry.epoch.0)
+        .min();
+    agent.look_at_log(shortest.map_or(ORDER_LOOK, |epoch| epoch.min(ORDER_LOOK)))?;
     tracing::info!(registries = config.registry.len(), "the agent runs");
     let outcome = agent.watch();
     agent.rest();
@@ -137,7 +147,10 @@ impl Agent {
         outbox.abandon_unfinished()?;
         // Killed between the two, an epoch may be in the queue and not yet in the memory.
         for item in control.items() {
-            if let Some(epoch) = epoch_of(&control.read(&item)?) {
+            let Some(bytes) = control.read(&item)? else {
+                continue;
+            };
+            if let Some(epoch) = epoch_of(&bytes) {
                 state.update(|memory| memory.last_epoch = memory.last_epoch.max(epoch.epoch))?;
             }
         }
@@ -154,6 +167,8 @@ impl Agent {
             control.clone(),
             registry.epoch.0,
         ));
+        // Raised when the agent stops, and when this registry is fenced.
+        let stop = self.stop.child();
         let source = registry
             .source
             .first()
@@ -163,6 +178,7 @@ impl Agent {
                 status.show_version(&version);
             }
         });
+        let kept = Kept::open(&dir)?;
         let versions = Versions {
             registry: id,
             name: registry.name.clone(),
@@ -175,7 +191,8 @@ impl Agent {
             gate: self.gate.clone(),
             dir: dir.clone(),
             board: self.board.clone(),
-            stop: self.stop.clone(),
+            link: self.link.clone(),
+            stop: stop.clone(),
         };
         let live = Live {
             registry: id,
@@ -186,9 +203,10 @@ impl Agent {
             epochs: epochs.clone(),
             streams: streams.clone(),
             link: self.link.clone(),
-            acked_path: dir.join("acked.json"),
+            kept: kept.clone(),
+            signed: RefCell::new(None),
             board: self.board.clone(),
-            stop: self.stop.clone(),
+            stop: stop.clone(),
         };
         let bulk = Bulk {
             registry: id,
@@ -198,9 +216,10 @@ impl Agent {
             outbox,
             streams: streams.clone(),
             link: self.link.clone(),
+            kept,
             dir,
             board: self.board.clone(),
-            stop: self.stop.clone(),
+            stop,
         };
         self.watched.push(Watched {
             id,
@@ -253,7 +272,7 @@ impl Agent {
                 Err(Trouble::Later(why) | Trouble::Refused(why) | Trouble::Fenced(why)) => {
                     tracing::warn!("waiting for the embassy's log: {why}");
                 }
-                Err(Trouble::Position(_)) => {}
+                Err(Trouble::Position(..)) => {}
             }
             if self.stop.wait(backoff.pause()) {
                 return Err(super::version::stopped());
@@ -277,6 +296,7 @@ impl Agent {
         let memory = Memory {
             format: 1,
             last_epoch: EpochNo(known.last_epoch().0),
+            logged: EpochNo(known.last_epoch().0),
             generation: log.generation().unwrap_or(Generation(1)),
             term: known.term,
             lost: BTreeSet::new(),
@@ -296,16 +316,34 @@ impl Agent {
         Ok(())
     }
 
-    /// Compares the embassy's log with the checkpoint held, now and ever again; what contradicts it ends the agent.
-    fn look_at_log(&mut self) -> Result<(), Failure> {
+    /// Compares the embassy's log with the checkpoint held, now and ever again; what contradicts it ends the agent. An
+    /// order in it may have spent the vault generation in use: then the epochs move on.
+    fn look_at_log(&mut self, orders_every: Duration) -> Result<(), Failure> {
         let (link, stop) = (self.link.clone(), self.stop.clone());
+        let epochs: Vec<Arc<Epochs>> = self.watched.iter().map(|w| w.epochs.clone()).collect();
         self.spawn("log", move || {
+            let mut due = Instant::now();
             loop {
-                // A line that is down is told by whoever has something to send.
-                if let Err(Trouble::Fatal(_)) = link.check_log() {
-                    return;
+                let looked = if Instant::now() >= due {
+                    due = Instant::now() + orders_every;
+                    link.generation_after_orders()
+                } else {
+                    link.check_log().map(|_| None)
+                };
+                match looked {
+                    // A line that is down is told by whoever has something to send.
+                    Ok(None) | Err(Trouble::Later(_)) => {}
+                    Ok(Some(generation)) => {
+                        for epochs in &epochs {
+                            if let Err(failure) = epochs.moved_to(generation) {
+                                tracing::warn!("{failure}");
+                            }
+                        }
+                    }
+                    Err(Trouble::Fatal(_)) => return,
+                    Err(trouble) => tracing::debug!("looking at the log: {trouble:?}"),
                 }
-                if stop.wait(LOG_LOOK) {
+                if stop.wait(LOG_LOOK.min(orders_every)) {
                     return;
                 }
             }

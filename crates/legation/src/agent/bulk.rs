@@ -12,12 +12,13 @@ use legation_core::statement::{Commit, Signed, Statement};
 use legation_repo::edge;
 
 use super::index::Index;
+use super::kept::Kept;
 use super::link::{Backoff, Link, Trouble};
 use super::outbox::{Item, Kind, Outbox};
 use super::state::{History, State, Version};
 use super::status::{Board, now_ms};
-use super::streams::Streams;
-use crate::exit::Failure;
+use super::streams::{Streams, Wal};
+use crate::exit::{Code, Failure};
 use crate::stop::Stop;
 
 /// How long to wait for something to send.
@@ -39,6 +40,8 @@ pub struct Bulk {
     pub streams: Arc<Streams>,
     /// The line.
     pub link: Link,
+    /// Where the receipts of its commits are kept.
+    pub kept: Kept,
     /// The registry's directory in the spool.
     pub dir: PathBuf,
     /// What is shown.
@@ -64,12 +67,20 @@ impl Bulk {
                     self.link.condemn(failure);
                     return;
                 }
-                Err(Trouble::Fenced(_)) => return,
+                Err(Trouble::Fenced(why)) => {
+                    self.link.fence(self.registry);
+                    self.board.registry(&self.name, |status| {
+                        status.ship_trouble = Some(why);
+                        status.phase = "fenced".into();
+                    });
+                    self.stop.raise();
+                    return;
+                }
                 Err(Trouble::Later(why) | Trouble::Refused(why)) => {
                     self.tell(Some(why));
                     self.stop.wait(backoff.pause());
                 }
-                Err(Trouble::Position(_)) => {}
+                Err(Trouble::Position(..)) => {}
             }
         }
     }
@@ -90,7 +101,10 @@ impl Bulk {
         let Some(item) = self.outbox.front() else {
             return Ok(false);
         };
-        let bytes = self.outbox.read(&item)?;
+        // A capture that failed takes back its parts at any time, also those that are on their way.
+        let Some(bytes) = self.outbox.read(&item)? else {
+            return Ok(true);
+        };
         if item.kind == Kind::Statement {
             return self.commit(&item, &bytes);
         }
@@ -103,8 +117,9 @@ impl Bulk {
     }
 
     fn commit(&self, item: &Item, bytes: &[u8]) -> Result<bool, Trouble> {
-        let signed =
-            Signed::parse(bytes).map_err(|error| Failure::failed(format!("the spool: {error}")))?;
+        let signed = Signed::parse(bytes).map_err(|error| {
+            Failure::new(Code::VerificationFailed, format!("the spool: {error}"))
+        })?;
         let Ok(Statement::Commit(commit)) = signed.statement() else {
             return Err(Trouble::Fatal(Failure::failed(
                 "the spool holds a statement that is no commit",
@@ -122,16 +137,19 @@ impl Bulk {
             )?;
             return Ok(true);
         }
-        if !self.wal_is_abroad(&commit) {
-            if self.broken() {
+        match self.wal_of(&commit) {
+            Wal::Abroad => {}
+            Wal::Coming => return Ok(false),
+            Wal::Lost => {
                 self.give_up(item, "the log that would make it complete was lost")?;
+                return Ok(true);
             }
-            return Ok(false);
         }
         match self.link.submit(bytes) {
-            Ok(logged) => {
+            Ok(receipt) => {
                 edge::hit("agent.committed").map_err(Failure::from)?;
-                self.remember(&commit, &signed, logged.entry)?;
+                self.kept.receipt(commit.version, &receipt)?;
+                self.remember(&commit, &signed, receipt.entry.index)?;
                 self.outbox.remove(item)?;
             }
             Err(Trouble::Refused(why)) => self.give_up(item, &why)?,
@@ -140,16 +158,20 @@ impl Bulk {
         Ok(true)
     }
 
-    fn wal_is_abroad(&self, commit: &Commit) -> bool {
-        let acked = self.streams.acked();
-        let Some(wal) = &commit.wal else { return true };
-        acked.is_some_and(|acked| acked.position.end_lsn >= wal.stop)
-    }
-
-    /// Whether continuity was lost since the capture began.
-    fn broken(&self) -> bool {
+    /// Where the log stands that a version needs. What was acknowledged of another history, or beyond a hole, says
+    /// nothing of it, however far it is.
+    fn wal_of(&self, commit: &Commit) -> Wal {
+        let (Some(wal), Some(timeline), Some(stream)) =
+            (&commit.wal, commit.timeline, commit.stream)
+        else {
+            return Wal::Abroad;
+        };
+        // Whether continuity was lost since the capture began.
         let memory = self.state.get();
-        memory.breaks != memory.capturing
+        if memory.breaks != memory.capturing {
+            return Wal::Lost;
+        }
+        self.streams.covers(stream, timeline, wal.stop)
     }
 
     fn remember(&self, commit: &Commit, signed: &Signed, entry: u64) -> Result<(), Failure> {

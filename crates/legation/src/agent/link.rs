@@ -5,12 +5,15 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use legation_core::id::{Digest, RegistryId, StreamId};
-use legation_core::statement::{Ack, Signed};
-use legation_repo::http::{Client, ClientError};
+use legation_core::id::{Digest, Generation, RegistryId, StreamId};
+use legation_core::log::{Level, TILE_WIDTH, TilePath, split_bundle};
+use legation_core::statement::{Ack, Entry, Order, Signed};
+use legation_repo::http::{Client, ClientError, Receipt};
+use legation_repo::log::LogSource as _;
 
 use super::outbox;
 use super::streams::Batch;
@@ -27,8 +30,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from
 pub enum Trouble {
     /// The line or the embassy is not able now: the same bytes are sent again later.
     Later(String),
-    /// The embassy stands elsewhere in the stream: it needs this frame next.
-    Position(u64),
+    /// The embassy stands elsewhere in the stream: it needs this frame next, after this chain value.
+    Position(u64, Digest),
     /// Nothing more is taken from this writer for this registry.
     Fenced(String),
     /// The embassy refuses these bytes for good.
@@ -37,17 +40,14 @@ pub enum Trouble {
     Fatal(Failure),
 }
 
+/// A disk that is full or fails for a moment is no reason to stop: what is sealed stays, and the step is tried again.
 impl From<Failure> for Trouble {
     fn from(failure: Failure) -> Trouble {
-        Trouble::Fatal(failure)
+        match failure.code {
+            Code::Failed => Trouble::Later(failure.message),
+            _ => Trouble::Fatal(failure),
+        }
     }
-}
-
-/// A logged statement.
-#[derive(Debug, Clone, Copy)]
-pub struct Logged {
-    /// Its place in the log.
-    pub entry: u64,
 }
 
 /// The line to one embassy. Clones share it.
@@ -59,11 +59,17 @@ pub struct Link {
     fenced: Arc<Mutex<BTreeSet<RegistryId>>>,
     upload: Option<Rate>,
     stop: Stop,
+    /// One thread at a time brings the copy of the log up to date.
+    following: Arc<Mutex<()>>,
+    /// Entries of the log that were looked through for orders.
+    seen: Arc<AtomicU64>,
 }
 
 impl Link {
     /// A line whose copies of the log lie below `root`, and that raises `stop` when an answer does not verify.
     pub fn new(client: Client, root: &Path, upload: Option<Rate>, stop: Stop) -> Link {
+        // What was logged up to the pinned checkpoint, an earlier run heard of.
+        let seen = client.trust().held().map_or(0, |held| held.size());
         Link {
             client,
             root: Arc::new(root.to_owned()),
@@ -71,7 +77,14 @@ impl Link {
             fenced: Arc::default(),
             upload,
             stop,
+            following: Arc::default(),
+            seen: Arc::new(AtomicU64::new(seen)),
         }
+    }
+
+    /// The wish that the whole agent stops.
+    pub fn stop(&self) -> &Stop {
+        &self.stop
     }
 
     /// The client.
@@ -148,41 +161,39 @@ impl Link {
     ///
     /// # Errors
     /// What became of it.
-    pub fn submit(&self, bytes: &[u8]) -> Result<Logged, Trouble> {
+    pub fn submit(&self, bytes: &[u8]) -> Result<Receipt, Trouble> {
         let signed = Signed::parse(bytes).map_err(|error| Trouble::Refused(error.to_string()))?;
-        let receipt = self
-            .client
+        self.client
             .submit(&signed)
-            .map_err(|error| self.judge(error))?;
-        Ok(Logged {
-            entry: receipt.entry.index,
-        })
+            .map_err(|error| self.judge(error))
     }
 
     /// Appends frames; the acknowledgement's signature is verified when this returns.
     ///
     /// # Errors
     /// What became of them.
-    pub fn append(&self, registry: RegistryId, batch: &Batch) -> Result<Ack, Trouble> {
+    pub fn append(&self, registry: RegistryId, batch: &Batch) -> Result<(Ack, Signed), Trouble> {
         self.client
-            .append_journal(registry, &batch.stream, batch.frames.clone())
+            .append_journal_signed(registry, &batch.stream, batch.frames.clone())
             .map_err(|error| self.judge(error))
     }
 
-    /// The number of the frame that the embassy needs next of a stream.
+    /// The number of the frame that the embassy says it needs next of a stream, and the chain value before it. No
+    /// signature covers that.
     ///
     /// # Errors
     /// What became of the question.
-    pub fn stands_at(&self, registry: RegistryId, stream: &StreamId) -> Result<u64, Trouble> {
+    pub fn stands_at(
+        &self,
+        registry: RegistryId,
+        stream: &StreamId,
+    ) -> Result<(u64, Option<Digest>), Trouble> {
         let streams = self
             .client
             .streams(registry)
             .map_err(|error| self.judge(error))?;
-
-        Ok(streams
-            .iter()
-            .find(|found| found.stream == *stream)
-            .map_or(0, |found| found.next))
+        let found = streams.iter().find(|found| found.stream == *stream);
+        Ok(found.map_or((0, None), |found| (found.next, Some(found.chain))))
     }
 
     /// Compares the pinned checkpoint with what the embassy shows now; returns the log's size.
@@ -206,6 +217,10 @@ impl Link {
     /// # Errors
     /// `Fatal` when it does not verify.
     pub fn follow(&self) -> Result<legation_core::policy::State, Trouble> {
+        let _one = self
+            .following
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         self.check_log()?;
         match crate::line::ledger(&self.client, &self.root.join("log"), &Watch::unseen()) {
             Ok(ledger) => Ok(ledger.state),
@@ -215,6 +230,52 @@ impl Link {
             }
             Err(failure) => Err(Trouble::Later(format!("reading the log: {failure}"))),
         }
+    }
+
+    /// The vault generation in use, if the log tells of an order that was not looked at before: that may have spent the
+    /// one before it. Only new entries are read, and they are believed only after the whole log was.
+    ///
+    /// # Errors
+    /// As [`Link::follow`].
+    pub fn generation_after_orders(&self) -> Result<Option<Generation>, Trouble> {
+        let size = self.check_log()?;
+        let seen = self.seen.load(Ordering::SeqCst);
+        let mut ordered = false;
+        for index in seen / TILE_WIDTH..size.div_ceil(TILE_WIDTH) {
+            let first = index * TILE_WIDTH;
+            let width = TILE_WIDTH.min(size - first);
+            let tile = TilePath {
+                level: Level::Entries,
+                index,
+                width: u16::try_from(width).unwrap_or(u16::MAX),
+            };
+            let later = |error: &dyn std::fmt::Display| {
+                Trouble::Later(format!("looking through the log: {error}"))
+            };
+            let bundle = self
+                .client
+                .log_files()
+                .fetch(&tile.to_string())
+                .map_err(|error| later(&error))?
+                .ok_or_else(|| later(&format!("{tile} is not there")))?;
+            let (entries, _) = split_bundle(&bundle, width).map_err(|error| later(&error))?;
+            let new = entries
+                .iter()
+                .skip(usize::try_from(seen.saturating_sub(first)).unwrap_or(usize::MAX));
+            ordered |= new
+                .filter_map(|entry| Entry::parse(entry).ok())
+                .any(|entry| entry.signed.text().starts_with(Order::HEADER));
+            if self.stop.is_up() {
+                return Ok(None);
+            }
+        }
+        let generation = if ordered {
+            self.follow()?.generation()
+        } else {
+            None
+        };
+        self.seen.store(size, Ordering::SeqCst);
+        Ok(generation)
     }
 
     fn judge(&self, error: ClientError) -> Trouble {
@@ -238,7 +299,7 @@ impl Link {
 /// What an error means that proves nothing against the embassy.
 fn lighter(error: &ClientError) -> Trouble {
     if let Some(position) = error.position() {
-        return Trouble::Position(position.next);
+        return Trouble::Position(position.next, position.chain);
     }
     if error.is_fenced() {
         return Trouble::Fenced(error.to_string());

@@ -3,18 +3,19 @@
 //! Frames go out only after the log holds the epoch that they are sealed under. What the embassy acknowledged is kept
 //! durably; when this process dies, the embassy itself says where the stream stands.
 
-use std::path::PathBuf;
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use legation_core::id::{Digest, RegistryId};
+use legation_core::id::{Digest, EpochNo, Generation, RegistryId, StreamId};
+use legation_core::slip;
 use legation_core::statement::{self, Signed, Statement};
-use legation_repo::{durable, edge};
-use serde::Serialize;
+use legation_repo::edge;
 
 use super::epoch::Epochs;
+use super::kept::Kept;
 use super::link::{Backoff, Link, Trouble};
-use super::outbox::{Kind, Outbox};
+use super::outbox::{Item, Kind, Outbox};
 use super::state::State;
 use super::status::{Board, now_ms};
 use super::streams::{Acked, Next, Streams};
@@ -28,6 +29,8 @@ const BATCH: usize = 2 << 20;
 const MARK_EVERY: Duration = Duration::from_secs(1);
 /// Time between two writings of the last acknowledgement.
 const KEEP_EVERY: Duration = Duration::from_millis(500);
+/// Time between two tries to free what is abroad, when the disk refuses.
+const TIDY_EVERY: Duration = Duration::from_secs(1);
 /// How long to wait for something to send.
 const IDLE: Duration = Duration::from_millis(100);
 
@@ -49,22 +52,21 @@ pub struct Live {
     pub streams: Arc<Streams>,
     /// The line.
     pub link: Link,
-    /// Where the last acknowledgement is kept.
-    pub acked_path: PathBuf,
+    /// Where the last acknowledgement of each stream is kept.
+    pub kept: Kept,
+    /// The last acknowledgement, until it is kept.
+    pub signed: RefCell<Option<(StreamId, Signed)>>,
     /// What is shown.
     pub board: Board,
-    /// When to stop.
+    /// When to stop: raised here once the registry is fenced, so that nothing more is captured either.
     pub stop: Stop,
 }
 
-#[derive(Serialize)]
-struct AckedFile {
-    stream: String,
-    sequence: u64,
-    chain: String,
-    timeline: u32,
-    lsn: String,
-    at: u64,
+/// An epoch's announcement for one generation, as it waits in the queue.
+struct Announcement {
+    /// `None` when it is abroad already.
+    slip: Option<Vec<u8>>,
+    statement: Vec<u8>,
 }
 
 impl Live {
@@ -73,7 +75,8 @@ impl Live {
         let mut backoff = Backoff::default();
         let mut marked: Option<Acked> = None;
         let mut mark_at = Instant::now();
-        let mut kept: (Option<Acked>, Instant) = (None, Instant::now());
+        let mut kept = Instant::now();
+        let mut untidy: Option<Instant> = None;
         while !self.stop.is_up() {
             let result = self.step().and_then(|moved| {
                 let acked = self.streams.markable();
@@ -83,12 +86,17 @@ impl Live {
                     }
                     (marked, mark_at) = (acked, Instant::now());
                 }
+                // A disk without room for that is tried again; what waits is sent meanwhile.
+                if untidy.is_none_or(|since| since.elapsed() >= TIDY_EVERY) {
+                    untidy = Some(Instant::now());
+                    self.streams.tidy()?;
+                    untidy = None;
+                }
                 Ok(moved)
             });
-            let acked = self.streams.acked();
-            if acked != kept.0 && kept.1.elapsed() >= KEEP_EVERY {
-                self.keep(acked);
-                kept = (acked, Instant::now());
+            if kept.elapsed() >= KEEP_EVERY {
+                self.keep();
+                kept = Instant::now();
             }
             match result {
                 Ok(moved) => {
@@ -101,41 +109,42 @@ impl Live {
                 }
                 Err(trouble) => {
                     if self.failed(trouble) {
+                        self.keep();
                         return;
                     }
                     self.stop.wait(backoff.pause());
                 }
             }
         }
-        self.keep(self.streams.acked());
+        self.keep();
     }
 
     /// Does one thing; says whether there was one.
     fn step(&self) -> Result<bool, Trouble> {
         if let Some(item) = self.control.front() {
-            let bytes = self.control.read(&item)?;
-            match item.kind {
-                Kind::Statement => self.control_statement(&bytes)?,
-                kind => self.link.put(kind, &item.digest, bytes)?,
-            }
-            self.control.remove(&item)?;
+            self.control_item(&item)?;
             return Ok(true);
         }
         match self.streams.next(BATCH)? {
             Next::Nothing => Ok(false),
             Next::Ask(stream) => {
-                let next = self.link.stands_at(self.registry, &stream)?;
-                self.streams.stands_at(stream, next)?;
+                let (next, chain) = self.link.stands_at(self.registry, &stream)?;
+                self.streams.stands_at(stream, next, chain)?;
                 Ok(true)
             }
             Next::Send(batch) => match self.link.append(self.registry, &batch) {
-                Ok(ack) => {
+                Ok((ack, signed)) => {
                     edge::hit("agent.acked").map_err(Failure::from)?;
+                    let before = self.signed.borrow().as_ref().map(|(stream, _)| *stream);
+                    if before.is_some_and(|before| before != batch.stream) {
+                        self.keep();
+                    }
+                    self.signed.replace(Some((batch.stream, signed)));
                     self.streams.acknowledged(&batch, &ack)?;
                     self.show_acked();
                     Ok(true)
                 }
-                Err(Trouble::Position(next)) => {
+                Err(Trouble::Position(next, chain)) => {
                     if batch.first == next {
                         let why = format!(
                             "the embassy takes nothing of stream {} at frame {next}",
@@ -143,7 +152,7 @@ impl Live {
                         );
                         return Err(Trouble::Later(why));
                     }
-                    self.streams.stands_at(batch.stream, next)?;
+                    self.streams.stands_at(batch.stream, next, Some(chain))?;
                     Ok(true)
                 }
                 Err(trouble) => Err(trouble),
@@ -151,60 +160,151 @@ impl Live {
         }
     }
 
-    /// An epoch or gap statement. An epoch sealed to a generation spent since is announced anew for the next one.
-    fn control_statement(&self, bytes: &[u8]) -> Result<(), Trouble> {
-        let epoch = epoch_of(bytes);
-        let refused = match self.link.submit(bytes) {
-            Ok(_) => {
-                // Before the statement leaves the queue: its number is never given again.
-                if let Some(epoch) = epoch {
-                    self.state
-                        .update(|memory| memory.last_epoch = memory.last_epoch.max(epoch.epoch))?;
-                }
-                return Ok(());
-            }
-            Err(Trouble::Refused(why)) => why,
-            Err(trouble) => return Err(trouble),
-        };
-        let Some(epoch) = epoch else {
-            tracing::warn!(registry = %self.registry, "a statement was refused: {refused}");
+    /// A slip, an epoch or a gap statement. Of an epoch there may be several announcements, for one generation each: the
+    /// first that the log takes counts, and the others are dropped.
+    fn control_item(&self, item: &Item) -> Result<(), Trouble> {
+        let Some(bytes) = self.control.read(item)? else {
             return Ok(());
         };
+        let Some((epoch, generation)) = announced(item.kind, &bytes) else {
+            match self.link.submit(&bytes) {
+                Ok(_) => {}
+                Err(Trouble::Refused(why)) => {
+                    tracing::warn!(registry = %self.registry, "a statement was refused: {why}");
+                }
+                Err(trouble) => return Err(trouble),
+            }
+            return Ok(self.control.remove(item)?);
+        };
+        if epoch <= self.state.get().logged {
+            return Ok(self.control.remove(item)?);
+        }
+        let sent = match item.kind {
+            Kind::Statement => self.link.submit(&bytes).map(drop),
+            kind => self.link.put(kind, &item.digest, bytes),
+        };
+        match sent {
+            Ok(()) if item.kind == Kind::Statement => self.logged(epoch, generation),
+            Ok(()) => Ok(self.control.remove(item)?),
+            Err(Trouble::Refused(why)) => self.announce_anew(item.kind, epoch, generation, &why),
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    /// The log holds the epoch. What the queue still has of it goes as its turn comes.
+    fn logged(&self, epoch: EpochNo, generation: Generation) -> Result<(), Trouble> {
+        self.state.update(|memory| {
+            memory.logged = memory.logged.max(epoch);
+            memory.last_epoch = memory.last_epoch.max(epoch);
+        })?;
+        Ok(self.epochs.moved_to(generation)?)
+    }
+
+    /// An announcement was refused. If its generation was spent since, the epoch is announced for the one in use, by
+    /// what was sealed for that when the epoch began. However often this is cut short, it comes to the same end:
+    /// everything that is ever submitted is in the queue first, and what the log holds decides.
+    fn announce_anew(
+        &self,
+        kind: Kind,
+        epoch: EpochNo,
+        spent: Generation,
+        refused: &str,
+    ) -> Result<(), Trouble> {
         // The embassy's word is not enough to move on: the log must say it.
         let log = self.link.follow()?;
-        let generation = match log.generation() {
-            Some(generation) if generation != epoch.generation => generation,
-            Some(_) => {
-                return Err(Trouble::Fatal(
-                    Failure::new(Code::Refused, format!("epoch {} of {} was refused: {refused}", epoch.epoch, self.registry))
-                        .hint("this machine was set back, cloned or lost its memory: stop other agents of this identity, then move the spool away"),
-                ));
-            }
-            None => {
-                return Err(Trouble::Later(
-                    "every vault generation is spent: the officers must deal new ones".into(),
-                ));
-            }
+        let cloned = || {
+            Trouble::Fatal(
+                Failure::new(Code::Refused, format!("epoch {epoch} of {} was refused: {refused}", self.registry))
+                    .hint("this machine was set back, cloned or lost its memory: stop other agents of this identity, then move the spool away"),
+            )
         };
-        let again = self.epochs.reseal(epoch.epoch, generation)?;
+        let known = log.registry(self.registry);
+        if let Some(logged) = known.and_then(|known| known.epoch(epoch)) {
+            // Ours, if the queue has what the log names: the answer was lost.
+            return match self.announcement(epoch, |queued| queued.slip == logged.slip)? {
+                Some(_) => self.logged(epoch, logged.generation),
+                None => Err(cloned()),
+            };
+        }
+        let Some(generation) = log.generation() else {
+            return Err(Trouble::Later(
+                "every vault generation is spent: the officers must deal new ones".into(),
+            ));
+        };
+        if generation == spent {
+            return match kind {
+                Kind::Statement => Err(cloned()),
+                _ => Err(Trouble::Later(format!(
+                    "the slip of epoch {epoch} was refused: {refused}"
+                ))),
+            };
+        }
+        self.epochs.moved_to(generation)?;
+        let (slip, statement) =
+            match self.announcement(epoch, |queued| queued.generation == generation)? {
+                Some(Announcement {
+                    slip: Some(slip),
+                    statement,
+                }) => (slip, statement),
+                _ => self.reseal(epoch, generation)?,
+            };
+        self.link.put(Kind::Slip, &Digest::of(&slip), slip)?;
+        edge::hit("agent.moved").map_err(Failure::from)?;
+        self.link.submit(&statement)?;
+        edge::hit("agent.moved").map_err(Failure::from)?;
+        self.logged(epoch, generation)?;
+        tracing::info!(registry = %self.registry, epoch = epoch.0, generation = generation.0, "moved to the next vault generation");
+        Ok(())
+    }
+
+    /// The statement of an announcement of this epoch that waits in the queue, with its slip if that waits too.
+    fn announcement(
+        &self,
+        epoch: EpochNo,
+        wanted: impl Fn(&statement::Epoch) -> bool,
+    ) -> Result<Option<Announcement>, Failure> {
+        let items = self.control.items();
+        for item in items.iter().filter(|item| item.kind == Kind::Statement) {
+            let Some(statement) = self.control.read(item)? else {
+                continue;
+            };
+            let Some(found) = epoch_of(&statement).filter(|it| it.epoch == epoch && wanted(it))
+            else {
+                continue;
+            };
+            let slip = items
+                .iter()
+                .find(|item| (item.kind, item.digest) == (Kind::Slip, found.slip));
+            let slip = match slip {
+                Some(slip) => self.control.read(slip)?,
+                None => None,
+            };
+            return Ok(Some(Announcement { slip, statement }));
+        }
+        Ok(None)
+    }
+
+    /// An epoch for a generation that nothing was sealed to when it began. If its root is gone, the numbers go on with
+    /// another, and what was sealed under the old one opens for nobody.
+    fn reseal(
+        &self,
+        epoch: EpochNo,
+        generation: Generation,
+    ) -> Result<(Vec<u8>, Vec<u8>), Trouble> {
+        let again = self.epochs.reseal(epoch, generation)?;
         if !again.known {
             // Before the log knows the number: versions that wait and need it are given up, and the receiver logs the
             // hole when it finds one.
+            let gave_up = self.streams.has(epoch);
             self.state.update(|memory| {
-                memory.lost.insert(epoch.epoch);
-                memory.breaks += 1;
+                memory.lost.insert(epoch);
+                memory.breaks += u32::from(gave_up);
             })?;
-            self.streams.give_up_from(epoch.epoch)?;
+            self.streams.give_up_from(epoch)?;
         }
-        self.link
-            .put(Kind::Slip, &Digest::of(&again.slip), again.slip)?;
-        self.link.submit(&again.statement)?;
-        self.state.update(|memory| {
-            memory.generation = memory.generation.max(generation);
-            memory.last_epoch = memory.last_epoch.max(epoch.epoch);
-        })?;
-        tracing::info!(registry = %self.registry, epoch = epoch.epoch.0, generation = generation.0, "moved to the next vault generation");
-        Ok(())
+        self.control.push(Kind::Slip, &again.slip)?;
+        self.control.push(Kind::Statement, &again.statement)?;
+        Ok((again.slip, again.statement))
     }
 
     fn mark(&self, acked: &Acked) -> Result<(), Trouble> {
@@ -243,26 +343,13 @@ impl Live {
         });
     }
 
-    /// Keeps the last acknowledgement, for people: after a kill the embassy itself says where the stream stands.
-    fn keep(&self, acked: Option<Acked>) {
-        let Some(acked) = acked else { return };
-        let file = AckedFile {
-            stream: acked.stream.to_string(),
-            sequence: acked.position.seq,
-            chain: acked.position.chain.to_string(),
-            timeline: acked.position.timeline.0,
-            lsn: acked.position.end_lsn.to_string(),
-            at: now_ms(),
+    /// Keeps the last acknowledgement. It is a proof and no memory: after a kill the embassy gives another one.
+    fn keep(&self) {
+        let Some((stream, signed)) = self.signed.take() else {
+            return;
         };
-        let written = serde_json::to_vec_pretty(&file)
-            .map_err(std::io::Error::other)
-            .and_then(|bytes| {
-                edge::at("agent.ack", || {
-                    durable::write_atomic(&self.acked_path, &bytes)
-                })
-            });
-        if let Err(error) = written {
-            tracing::warn!(%error, "the last acknowledgement could not be kept");
+        if let Err(error) = self.kept.ack(&stream, &signed.encode()) {
+            tracing::warn!("the last acknowledgement could not be kept: {error}");
         }
     }
 
@@ -270,7 +357,7 @@ impl Live {
     fn failed(&self, trouble: Trouble) -> bool {
         let (text, phase) = match trouble {
             Trouble::Later(why) | Trouble::Refused(why) => (why, None),
-            Trouble::Position(_) => return false,
+            Trouble::Position(..) => return false,
             Trouble::Fenced(why) => (why, Some("fenced")),
             Trouble::Fatal(failure) => {
                 self.link.condemn(failure.clone());
@@ -288,6 +375,7 @@ impl Live {
         });
         if phase == Some("fenced") {
             self.link.fence(self.registry);
+            self.stop.raise();
         }
         phase.is_some()
     }
@@ -298,5 +386,16 @@ pub fn epoch_of(bytes: &[u8]) -> Option<Box<statement::Epoch>> {
     match Signed::parse(bytes).ok()?.statement().ok()? {
         Statement::Epoch(epoch) => Some(epoch),
         _ => None,
+    }
+}
+
+/// The epoch and the generation that a slip or a signed text announces, if it announces one.
+fn announced(kind: Kind, bytes: &[u8]) -> Option<(EpochNo, Generation)> {
+    match kind {
+        Kind::Slip => {
+            let header = slip::header(bytes).ok()?;
+            Some((header.epoch, header.generation))
+        }
+        _ => epoch_of(bytes).map(|epoch| (epoch.epoch, epoch.generation)),
     }
 }

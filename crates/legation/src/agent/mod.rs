@@ -6,7 +6,8 @@
 //! sealed in closed epochs it cannot read.
 //!
 //! Fault edges, in the order of a byte's life: `agent.state`, `agent.epoch`, `agent.slip`, `agent.epoch-statement`,
-//! `agent.stream`, `agent.history`, `agent.receive`, `agent.pack`, `agent.index`, `agent.commit`, `agent.outbox` (each file of a queue),
+//! `agent.moved` (to another vault generation), `agent.stream`, `agent.history`, `agent.receive`, `agent.pack`,
+//! `agent.index`, `agent.commit`, `agent.outbox` (each file of a queue),
 //! `agent.acked`, `agent.ack`, `agent.committed`, `agent.sent`; beneath them the journal's and the files' own.
 
 pub mod budget;
@@ -15,6 +16,7 @@ pub mod epoch;
 pub mod gate;
 pub mod history;
 pub mod index;
+pub mod kept;
 pub mod link;
 pub mod live;
 pub mod outbox;

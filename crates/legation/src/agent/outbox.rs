@@ -67,6 +67,8 @@ pub struct Outbox {
 struct Items {
     next: u64,
     waiting: BTreeMap<u64, Item>,
+    /// A file that a failed write may have left and that could not be removed yet.
+    left: Option<PathBuf>,
 }
 
 impl Outbox {
@@ -136,10 +138,23 @@ impl Outbox {
             bytes: bytes.len() as u64,
         };
         let path = self.path(&item);
-        edge::at("agent.outbox", || durable::write_atomic(&path, bytes))
-            .map_err(|error| Failure::from(error).during("writing to the spool"))?;
-        self.budget.found_queued(item.bytes);
+        let failed = |error| Failure::from(error).during("writing to the spool");
+        // What a failed write left must be gone before anything new is queued, or a later run would find and send it.
+        if let Some(left) = items.left.take()
+            && let Err(error) = gone(&left)
+        {
+            items.left = Some(left);
+            return Err(failed(error));
+        }
+        // A place is never used twice, whatever became of what had it.
         items.next += 1;
+        if let Err(error) = edge::at("agent.outbox", || durable::write_atomic(&path, bytes)) {
+            if gone(&path).is_err() {
+                items.left = Some(path);
+            }
+            return Err(failed(error));
+        }
+        self.budget.found_queued(item.bytes);
         items.waiting.insert(item.place, item);
         Ok(digest)
     }
@@ -159,15 +174,29 @@ impl Outbox {
         self.lock().waiting.is_empty()
     }
 
-    /// The bytes of an item, checked against its name.
+    /// The bytes of an item, checked against its name; `None` when it was taken out meanwhile: look again.
     ///
     /// # Errors
-    /// Code 4 when the spool's copy was changed.
-    pub fn read(&self, item: &Item) -> Result<Vec<u8>, Failure> {
+    /// Code 4 when the spool's copy was changed, or is gone although it still waits.
+    pub fn read(&self, item: &Item) -> Result<Option<Vec<u8>>, Failure> {
         let path = self.path(item);
-        let bytes = durable::read_bounded(&path, MAX_ITEM)?;
+        let bytes = match durable::read_bounded(&path, MAX_ITEM) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                // Whoever takes an item out holds the lock until the queue says so too.
+                if !self.lock().waiting.contains_key(&item.place) {
+                    return Ok(None);
+                }
+                return Err(Failure::new(
+                    Code::VerificationFailed,
+                    format!("{} is gone before it was sent", path.display()),
+                )
+                .hint("check the disk and who else writes there; the next capture replaces what it held"));
+            }
+            Err(error) => return Err(error.into()),
+        };
         if Digest::of(&bytes) == item.digest {
-            return Ok(bytes);
+            return Ok(Some(bytes));
         }
         Err(Failure::new(
             Code::VerificationFailed,
@@ -176,13 +205,17 @@ impl Outbox {
         .hint("check the disk; the next capture replaces what it held"))
     }
 
-    /// Takes an item out: the embassy has it.
+    /// Takes an item out: the embassy has it, or nobody will ever name it. One that is out already is no error: the
+    /// parts of a capture that failed are given up while the first of them may be on their way.
     ///
     /// # Errors
     /// When the file cannot be removed.
     pub fn remove(&self, item: &Item) -> Result<(), Failure> {
         let mut items = self.lock();
-        edge::at("agent.sent", || std::fs::remove_file(self.path(item)))?;
+        if items.waiting.get(&item.place) != Some(item) {
+            return Ok(());
+        }
+        edge::at("agent.sent", || gone(&self.path(item)))?;
         items.waiting.remove(&item.place);
         self.budget.give_queued(item.bytes);
         Ok(())
@@ -199,6 +232,14 @@ impl Outbox {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Items> {
         self.items.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Removes a file; that it is not there any more is no error.
+fn gone(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
     }
 }
 

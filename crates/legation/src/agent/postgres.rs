@@ -108,7 +108,7 @@ impl Postgres {
             let began = Instant::now();
             let result = self.session(&mut sealer);
             if stop.is_up() {
-                return;
+                break;
             }
             if began.elapsed() > GOOD {
                 backoff.reset();
@@ -125,6 +125,27 @@ impl Postgres {
                 }
             });
             stop.wait(backoff.pause());
+        }
+        if self.versions.link.is_fenced(self.versions.registry) {
+            self.let_go();
+        }
+    }
+
+    /// Nothing is taken from here any more: a slot that nobody reads would fill the database's disk.
+    fn let_go(&self) {
+        let agent = self.versions.link.stop();
+        let mut backoff = Backoff::default();
+        while self.when_full == WhenFull::ProtectHome && !agent.is_up() {
+            match driver::drop_slot(&self.connect, &self.config.slot) {
+                Ok(()) => {
+                    tracing::warn!(registry = %self.versions.registry, "fenced: the slot was dropped to protect the database's disk");
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(registry = %self.versions.registry, "fenced, and the slot cannot be dropped: {error}");
+                    agent.wait(backoff.pause());
+                }
+            }
         }
     }
 
@@ -369,11 +390,11 @@ impl Postgres {
             let due = current.filter(|current| {
                 !self.versions.is_pending() && (request.is_some() || self.is_due(current))
             });
-            let Some(current) = due else {
+            if due.is_none() {
                 stop.wait(LOOK);
                 continue;
-            };
-            match self.base(&current) {
+            }
+            match Request::take(&self.versions.dir).and_then(|_| self.base()) {
                 Ok(()) => {
                     backoff.reset();
                     Request::done(&self.versions.dir);
@@ -403,7 +424,7 @@ impl Postgres {
         !of_history || age >= self.config.base_every.0
     }
 
-    fn base(&self, current: &Current) -> Result<(), Failure> {
+    fn base(&self) -> Result<(), Failure> {
         tracing::info!(registry = %self.versions.registry, "a base begins");
         let began = Instant::now();
         let stop = self.versions.stop.clone();
@@ -413,6 +434,10 @@ impl Postgres {
             "cluster",
             &self.versions.no_parent(),
             |sink: &mut dyn Sink| {
+                // Looked at again: a break before this moment is counted already, one after it spoils the base.
+                let current = (*self.lock()).ok_or_else(|| {
+                    Failure::new(Code::SourceIncomplete, "the log is not received just now")
+                })?;
                 let report = driver::base::capture(&self.connect, &options, sink, &|| stop.is_up())
                     .map_err(source_failure)?;
                 if (report.facts.system_id, report.facts.timeline)

@@ -4,14 +4,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use legation_core::id::{Digest, EpochNo, Lsn, RegistryId, StreamId, Term, Timeline};
+use legation_core::id::{Digest, Lsn, RegistryId, StreamId, Term, Timeline};
 use legation_core::journal::{
     MAX_FRAME_BYTES, MAX_FRAME_PLAIN, Position, StreamSealer, StreamStart,
 };
 use legation_core::source::{SourceError, SourceResult, WalSink};
 
 use super::budget::Budget;
-use super::epoch::{Epoch, Epochs};
+use super::epoch::{Epoch, Epochs, Open};
 use super::history::{EVERY, EVERY_IDLE, History, OVERLAP, Trace};
 use super::streams::Streams;
 use super::writer::Writer;
@@ -44,8 +44,8 @@ pub struct Sealer {
     source: Source,
     /// Whether the next stream continues what lies in the spool.
     continues: bool,
-    /// The open stream and the epoch that it is sealed under.
-    open: Option<(EpochNo, StreamSealer)>,
+    /// The stream that was opened last; its keys are kept with the epochs, and go with its epoch.
+    stream: Option<StreamId>,
     buffer: Vec<u8>,
     /// The last WAL, to recognise the source by after a broken connection.
     tail: VecDeque<u8>,
@@ -94,7 +94,7 @@ impl Sealer {
             stop: parts.stop,
             source,
             continues,
-            open: None,
+            stream: None,
             buffer: Vec::new(),
             tail: VecDeque::new(),
             history: parts.history,
@@ -113,9 +113,7 @@ impl Sealer {
 
     /// The stream that is open.
     pub fn stream(&self) -> Option<StreamId> {
-        self.open
-            .as_ref()
-            .map(|(_, sealer)| sealer.position().stream)
+        self.stream
     }
 
     /// Where the next byte of WAL goes: everything before it is sealed and synced.
@@ -225,7 +223,11 @@ impl Sealer {
             .map_err(|error| Failure::failed(format!("opening a stream: {error}")))?;
         self.streams.begin(start.stream, &opening)?;
         tracing::debug!(registry = %self.registry, stream = %start.stream, epoch = epoch.number.0, lsn = %at, "stream begins");
-        self.open = Some((epoch.number, sealer));
+        self.stream = Some(start.stream);
+        *self.epochs.stream() = Some(Open {
+            epoch: epoch.number,
+            sealer,
+        });
         self.continues = true;
         Ok(())
     }
@@ -233,26 +235,31 @@ impl Sealer {
     /// Seals the first `length` bytes of the buffer as one frame; returns its size.
     fn seal(&mut self, length: usize) -> Result<u64, Failure> {
         let epoch = self.epochs.current()?;
-        let stale = self
-            .open
-            .as_ref()
-            .is_none_or(|(under, _)| *under != epoch.number);
+        let mut open = self.epochs.stream();
+        let stale = open.as_ref().is_none_or(|open| {
+            open.epoch != epoch.number || Some(open.sealer.position().stream) != self.stream
+        });
         if stale {
+            drop(open);
             // What was sealed under the old epoch is synced before the new stream names it as its past.
             self.sync()?;
             let first = self.buffer[..length].to_vec();
             self.open_stream(&epoch, &first)?;
+            open = self.epochs.stream();
         }
         let at = Lsn(self.source.next.0 - self.buffer.len() as u64);
-        let Some((_, sealer)) = &mut self.open else {
-            return Err(Failure::failed("no stream is open"));
+        let Some(Open { sealer, .. }) = open.as_mut() else {
+            return Err(Failure::failed(
+                "the epoch ended while its first frame was made",
+            ));
         };
         let frame = sealer
             .frame(at, self.source.timeline, &self.buffer[..length])
             .map_err(|error| Failure::failed(format!("sealing WAL: {error}")))?;
+        let position = sealer.position();
+        drop(open);
         self.buffer.drain(..length);
         let bytes = frame.len() as u64;
-        let position = sealer.position();
         self.streams.append(position.stream, position.seq, frame)?;
         Ok(bytes)
     }

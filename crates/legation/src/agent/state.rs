@@ -24,6 +24,9 @@ pub struct Memory {
     pub format: u32,
     /// The number of the newest epoch whose statement is in the spool or the log; 0 before the first.
     pub last_epoch: EpochNo,
+    /// The number of the newest epoch that the log holds; 0 before the first.
+    #[serde(default = "no_epoch")]
+    pub logged: EpochNo,
     /// The vault generation that slips are sealed to.
     pub generation: Generation,
     /// The term under which we write.
@@ -40,6 +43,10 @@ pub struct Memory {
     pub breaks: u32,
     /// The count of breaks when the newest capture began.
     pub capturing: u32,
+}
+
+fn no_epoch() -> EpochNo {
+    EpochNo(0)
 }
 
 /// A version that the embassy's log holds.

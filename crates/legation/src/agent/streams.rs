@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use legation_core::id::{EpochNo, Lsn, RegistryId, StateId, StreamId, Term, Timeline};
+use legation_core::id::{Digest, EpochNo, Lsn, RegistryId, StateId, StreamId, Term, Timeline};
 use legation_core::journal::{MAX_FRAME_BYTES, Opening, Position};
 use legation_core::statement::Ack;
 use legation_repo::journal::{Spool, StreamName};
@@ -25,6 +25,12 @@ use crate::exit::{Code, Failure};
 
 /// Arrivals closer together than this count as one: lag is known to this much.
 const GRAIN: Duration = Duration::from_millis(5);
+
+/// How many arrivals are remembered. Beyond that every second one is joined to the one after it, so that what waits is
+/// told to be older than it is by at most the time between two of them: a 2,000th of the outage.
+const MAX_ARRIVALS: usize = 4096;
+/// How many streams back the unbroken line is known: at one an hour more than a year.
+const MAX_LINE: usize = 10_000;
 
 /// The streams of one registry. Shared between the receiver and the shipper.
 #[derive(Debug)]
@@ -46,10 +52,18 @@ struct Inner {
     begun: Vec<Begun>,
     /// What came from the source and is not acknowledged: the position after it, and when it came.
     arrivals: VecDeque<(Lsn, Instant)>,
+    /// The streams that continue each other without a hole, oldest first; the newest stream is the last.
+    line: VecDeque<StreamId>,
     acked: Option<Acked>,
     /// Whether the acknowledgement was given to this run.
     acked_now: bool,
     gave_up: bool,
+    /// Whether something was acknowledged and not removed yet.
+    untidy: bool,
+    /// What a stream that could not be begun may have left, until it is removed.
+    left: Option<Paths>,
+    /// Whether a line of streams was ended by a hole in this run.
+    severed: bool,
 }
 
 /// What the embassy acknowledged last.
@@ -61,6 +75,17 @@ pub struct Acked {
     pub epoch: EpochNo,
     /// Where the stream then stood.
     pub position: Position,
+}
+
+/// Where the log stands that a version needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wal {
+    /// All of it is acknowledged.
+    Abroad,
+    /// It is on its way.
+    Coming,
+    /// There is a hole in it: it never comes.
+    Lost,
 }
 
 /// Where the newest stream ends: capture goes on exactly there.
@@ -133,9 +158,9 @@ impl Streams {
             }
             let bytes = spool.bytes().map_err(broken)?;
             budget.found_live(bytes);
-            inner
-                .streams
-                .push_back(Stream::new(name, paths, spool, &opening, bytes)?);
+            let stream = Stream::new(name, paths, spool, &opening, bytes)?;
+            inner.join(&stream);
+            inner.streams.push_back(stream);
         }
         Ok(Streams {
             dir: dir.to_owned(),
@@ -188,6 +213,27 @@ impl Streams {
         self.lock().acked
     }
 
+    /// Whether all WAL from `stream` on to `stop` is acknowledged: by that stream, or by those that continue it
+    /// without a hole.
+    pub fn covers(&self, stream: StreamId, timeline: Timeline, stop: Lsn) -> Wal {
+        let inner = self.lock();
+        // A stream of an earlier run may be abroad and forgotten here; a break since then is in the agent's memory.
+        let after = inner.line.iter().position(|known| *known == stream);
+        let Some(acked) = inner.acked else {
+            return Wal::Coming;
+        };
+        let at = inner.line.iter().position(|known| *known == acked.stream);
+        match (after, at) {
+            (None, _) if inner.severed => Wal::Lost,
+            (Some(after), Some(at)) if at < after => Wal::Coming,
+            // What was acknowledged last is of before the line that now grows.
+            (_, None) => Wal::Coming,
+            _ if acked.position.timeline != timeline => Wal::Lost,
+            _ if acked.position.end_lsn < stop => Wal::Coming,
+            _ => Wal::Abroad,
+        }
+    }
+
     /// What the embassy acknowledged last in this run: what an earlier run was told is marked already or never.
     pub fn markable(&self) -> Option<Acked> {
         let inner = self.lock();
@@ -205,22 +251,34 @@ impl Streams {
             registry: self.registry,
             stream,
         };
+        // What a failed beginning left must be gone first, or a later run would take it for a stream.
+        if let Some(left) = inner.left.take()
+            && let Err(error) = left.remove()
+        {
+            inner.left = Some(left);
+            return Err(error.into());
+        }
+        // The order of streams is that of their beginnings, also of those that failed.
         let paths = Paths::of(&self.dir, inner.next_ordinal, stream);
         let parsed = Opening::parse(opening)
             .map_err(|error| Failure::failed(format!("opening a stream: {error}")))?;
         // Before the stream: what is sealed in it is never of an epoch that nobody remembers.
         remember(&self.dir, &mut inner.begun, Begun::of(&parsed))?;
-        edge::at("agent.stream", || {
-            durable::write_atomic(&paths.opening, opening)
-        })?;
-        let (mut spool, _) = Spool::open(&paths.frames, &name).map_err(broken)?;
-        spool.append(opening).map_err(broken)?;
-        spool.sync().map_err(broken)?;
+        inner.next_ordinal += 1;
+        let spool = match create(&paths, &name, opening) {
+            Ok(spool) => spool,
+            Err(failure) => {
+                if paths.remove().is_err() {
+                    inner.left = Some(paths);
+                }
+                return Err(failure);
+            }
+        };
         let bytes = opening.len() as u64;
         self.budget.found_live(bytes);
-        inner.next_ordinal += 1;
         let mut stream = Stream::new(name, paths, spool, opening, bytes)?;
         stream.keep_fresh(0, opening.to_vec());
+        inner.join(&stream);
         inner.streams.push_back(stream);
         drop(inner);
         self.changed.notify_all();
@@ -288,6 +346,9 @@ impl Streams {
             Some((last, since)) if now.duration_since(*since) < GRAIN => *last = end,
             _ => inner.arrivals.push_back((end, now)),
         }
+        if inner.arrivals.len() > MAX_ARRIVALS {
+            thin(&mut inner.arrivals);
+        }
     }
 
     /// How long the oldest unacknowledged arrival has waited; zero when there is none.
@@ -319,40 +380,54 @@ impl Streams {
         Ok(Next::Nothing)
     }
 
-    /// The embassy says that the next frame it needs of this stream is `next`.
+    /// The embassy says, without a signature, that the next frame it needs of this stream is `next`, and that its chain
+    /// then stands at `chain`. That tells what to send, and frees nothing: the last frame that it has is sent once more,
+    /// and the signed answer counts.
     ///
     /// # Errors
-    /// Code 4 when it has frames that this spool never had: the agent's machine was set back.
-    pub fn stands_at(&self, stream: StreamId, next: u64) -> Result<(), Failure> {
+    /// Code 4 when it has frames that this spool never had, or other ones: the agent's machine was set back.
+    pub fn stands_at(
+        &self,
+        stream: StreamId,
+        next: u64,
+        chain: Option<Digest>,
+    ) -> Result<(), Failure> {
         let mut inner = self.lock();
         let Some(found) = inner.streams.iter_mut().find(|s| s.name.stream == stream) else {
             return Ok(());
         };
-        if next > found.spool.next_seq() {
-            return Err(Failure::new(
+        let other = |what: &str| {
+            Failure::new(
                 Code::VerificationFailed,
-                "the embassy holds frames of a stream that this agent has not sealed",
+                format!("the embassy holds {what} of a stream that this agent has not sealed"),
             )
-            .hint("this machine was set back or cloned; stop the other agent, then move the spool away"));
+            .hint("this machine was set back or cloned; stop the other agent, then move the spool away")
+        };
+        if next > found.spool.next_seq() {
+            return Err(other("frames"));
         }
-        found.next = Some(next);
-        found.fresh.retain(|(seq, _)| *seq >= next);
+        let last = match next.checked_sub(1) {
+            Some(last) => found.chain_at(last)?.map(|held| (last, held)),
+            None => None,
+        };
+        let from = match last {
+            // What went from here was signed for.
+            None => next,
+            Some((_, held)) if chain.is_some_and(|chain| chain != held) => {
+                return Err(other("other frames"));
+            }
+            Some((last, _)) => last,
+        };
+        found.next = Some(from);
+        found.fresh.retain(|(seq, _)| *seq >= from);
         found.fresh_bytes = found.fresh.iter().map(|(_, frame)| frame.len()).sum();
-        if let Some(position) = found.spool.synced().filter(|position| position.seq < next) {
-            let epoch = found.opening.0.epoch;
-            inner.acknowledge(Acked {
-                stream,
-                epoch,
-                position,
-            });
-        }
         Ok(())
     }
 
-    /// The embassy acknowledged a batch. What need not stay is removed.
+    /// The embassy acknowledged a batch. What need not stay goes with [`Streams::tidy`].
     ///
     /// # Errors
-    /// Code 4 when it acknowledged something else than was sent; else when a file cannot be removed.
+    /// Code 4 when it acknowledged something else than was sent.
     pub fn acknowledged(&self, batch: &Batch, ack: &Ack) -> Result<(), Failure> {
         let mut inner = self.lock();
         let Some(at) = inner
@@ -371,19 +446,36 @@ impl Streams {
             ));
         }
         found.next = Some(batch.end.seq + 1);
-        let freed = found.spool.remove_shipped(batch.end.seq).map_err(broken)?;
-        found.bytes = found.bytes.saturating_sub(freed);
-        self.budget.give_live(freed);
-        let acked = Acked {
+        inner.acknowledge(Acked {
             stream: batch.stream,
             epoch: batch.epoch,
             position: batch.end,
-        };
-        inner.acknowledge(acked);
+        });
         inner.acked_now = true;
-        self.remove_finished(&mut inner)?;
+        inner.untidy = true;
         drop(inner);
         self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Removes what was acknowledged and need not stay.
+    ///
+    /// # Errors
+    /// When a file cannot be written or removed: nothing is lost, and this is tried again.
+    pub fn tidy(&self) -> Result<(), Failure> {
+        let mut inner = self.lock();
+        if !inner.untidy {
+            return Ok(());
+        }
+        for stream in &mut inner.streams {
+            if let Some(shipped) = stream.next.and_then(|next| next.checked_sub(1)) {
+                let freed = stream.spool.remove_shipped(shipped).map_err(broken)?;
+                stream.bytes = stream.bytes.saturating_sub(freed);
+                self.budget.give_live(freed);
+            }
+        }
+        self.remove_finished(&mut inner)?;
+        inner.untidy = false;
         Ok(())
     }
 
@@ -398,22 +490,33 @@ impl Streams {
         self.changed.notify_all();
     }
 
-    /// Gives up the streams from this epoch on: nobody can open the first of them, and the others continue it. The
+    /// Whether something here is sealed under this epoch.
+    pub fn has(&self, epoch: EpochNo) -> bool {
+        let inner = self.lock();
+        inner.streams.iter().any(|s| s.opening.0.epoch == epoch)
+    }
+
+    /// Gives up the streams from this epoch on, if there is one of it: nobody can open the first of them, and the others continue it. The
     /// receiver finds its stream gone, and goes on from what is left.
     ///
     /// # Errors
     /// When a file cannot be removed.
     pub fn give_up_from(&self, epoch: EpochNo) -> Result<(), Failure> {
         let mut inner = self.lock();
+        if !inner.streams.iter().any(|s| s.opening.0.epoch == epoch) {
+            return Ok(());
+        }
         while inner
             .streams
             .back()
             .is_some_and(|stream| stream.opening.0.epoch >= epoch)
         {
+            if let Some(stream) = inner.streams.back() {
+                stream.paths.remove()?;
+            }
             if let Some(stream) = inner.streams.pop_back() {
                 self.budget.give_live(stream.bytes);
-                std::fs::remove_file(&stream.paths.opening)?;
-                std::fs::remove_dir_all(&stream.paths.frames)?;
+                inner.line.retain(|known| *known != stream.name.stream);
             }
             inner.gave_up = true;
             inner.begun.retain(|begun| begun.epoch < epoch);
@@ -438,12 +541,11 @@ impl Streams {
             if !done {
                 break;
             }
+            if let Some(stream) = inner.streams.front() {
+                stream.paths.remove()?;
+            }
             if let Some(stream) = inner.streams.pop_front() {
                 self.budget.give_live(stream.bytes);
-                std::fs::remove_file(&stream.paths.opening)?;
-                if let Some(last) = stream.spool.position() {
-                    stream.spool.remove(&last).map_err(broken)?;
-                }
             }
         }
         Ok(())
@@ -454,7 +556,46 @@ impl Streams {
     }
 }
 
+/// Joins neighbours: the end of the later one, the time of the earlier one.
+fn thin(arrivals: &mut VecDeque<(Lsn, Instant)>) {
+    let mut joined = VecDeque::with_capacity(arrivals.len() / 2 + 1);
+    while let Some((end, since)) = arrivals.pop_front() {
+        let end = arrivals.pop_front().map_or(end, |(later, _)| later);
+        joined.push_back((end, since));
+    }
+    *arrivals = joined;
+}
+
+/// Writes a stream's opening, beside its frames and as the first of them.
+fn create(paths: &Paths, name: &StreamName, opening: &[u8]) -> Result<Spool, Failure> {
+    edge::at("agent.stream", || {
+        durable::write_atomic(&paths.opening, opening)
+    })?;
+    let (mut spool, _) = Spool::open(&paths.frames, name).map_err(broken)?;
+    spool.append(opening).map_err(broken)?;
+    spool.sync().map_err(broken)?;
+    Ok(spool)
+}
+
 impl Inner {
+    /// Adds a stream to the unbroken line, or begins a new line if it continues nothing.
+    fn join(&mut self, stream: &Stream) {
+        let last = self.line.back().copied();
+        match stream.opening.1.previous {
+            Some((previous, _)) if Some(previous) == last => {}
+            // The one before it was abroad and removed.
+            Some((previous, _)) if last.is_none() => self.line.push_back(previous),
+            _ => {
+                self.severed |= last.is_some();
+                self.line.clear();
+            }
+        }
+        self.line.push_back(stream.name.stream);
+        if self.line.len() > MAX_LINE {
+            self.line.pop_front();
+        }
+    }
+
     fn newest(&mut self, id: StreamId) -> Result<&mut Stream, Failure> {
         self.streams
             .back_mut()

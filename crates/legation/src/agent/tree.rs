@@ -41,9 +41,10 @@ impl Tree {
                 continue;
             }
             let began = Instant::now();
-            let full = request.is_some_and(|request| request.full);
             self.phase("capturing");
-            match self.capture(full) {
+            let taken = Request::take(&self.versions.dir);
+            let full = |request: Option<Request>| request.is_some_and(|request| request.full);
+            match taken.and_then(|request| self.capture(full(request))) {
                 Ok(()) => {
                     backoff.reset();
                     Request::done(&self.versions.dir);
@@ -78,6 +79,14 @@ impl Tree {
             });
             return Ok(());
         }
+        // Not for what did not change: a version that needs too many epochs is made anew with the next that is due.
+        let anew = self.versions.is_outgrown(&parent);
+        let parent = if anew {
+            self.versions.no_parent()
+        } else {
+            parent
+        };
+        let known = if anew { parent.known() } else { known };
         self.versions
             .capture("tree", "files", &parent, |sink: &mut dyn Sink| {
                 let mut count = Count { sink, bytes: 0 };

@@ -14,18 +14,25 @@ use legation_core::statement::{self, Branch, EpochSet, Name, Packs, RootRow, Wal
 use legation_core::suite::SUITE;
 use legation_registry::tree::Stat;
 use legation_repo::edge;
-use legation_repo::writer::{PackSink, Place, VersionWriter};
+use legation_repo::writer::{PackSink, Place, Renewed, VersionWriter};
 
 use super::budget::Budget;
 use super::epoch::{Epoch, Epochs};
 use super::gate::Gate;
 use super::index::Index;
+use super::link::Link;
 use super::outbox::{Kind, Outbox};
 use super::state::State;
 use super::status::Board;
 use super::writer::{SystemEntropy, Writer, now};
 use crate::exit::{Code, Failure};
 use crate::stop::Stop;
+
+/// When the next version would need more epochs than this, everything is captured anew under one: a commit may name
+/// 1,024, and each must be opened at a start.
+const MAX_EPOCHS: usize = 512;
+/// As [`MAX_EPOCHS`], for the ranges that they form: a commit may name 256.
+const MAX_EPOCH_RANGES: usize = 128;
 
 /// Takes the versions of one registry, one at a time.
 pub struct Versions {
@@ -51,7 +58,9 @@ pub struct Versions {
     pub dir: PathBuf,
     /// What is shown.
     pub board: Board,
-    /// When to stop.
+    /// The line: it knows whether the registry is fenced.
+    pub link: Link,
+    /// When to stop: also once the registry is fenced.
     pub stop: Stop,
 }
 
@@ -82,6 +91,12 @@ impl Versions {
     /// The index of nothing: everything is captured.
     pub fn no_parent(&self) -> Index {
         Index::empty(self.writer.state(), self.registry)
+    }
+
+    /// Whether a version on top of this one would need too many epochs: every epoch that still holds a pack of it, and
+    /// the new one.
+    pub fn is_outgrown(&self, parent: &Index) -> bool {
+        outgrown(parent.written.list.epochs())
     }
 
     /// Whether an earlier version is still on its way.
@@ -128,26 +143,25 @@ impl Versions {
                 .map_or(0, |version| version.number.0)
                 + 1,
         );
-        let mut packs = Spooled {
-            outbox: self.outbox.clone(),
-            budget: self.budget.clone(),
-            epoch: epoch.clone(),
-            stop: self.stop.clone(),
-        };
         let place = Place {
             state: self.writer.state(),
             registry: self.registry,
             epoch: epoch.number,
             next_seq: epoch.next_pack(),
         };
+        let root = epoch.root.clone();
+        let began = epoch.number;
+        let mut packs = Spooled {
+            outbox: self.outbox.clone(),
+            budget: self.budget.clone(),
+            epochs: self.epochs.clone(),
+            epoch: Some(epoch),
+            stop: self.stop.clone(),
+        };
         let mut entropy = SystemEntropy;
-        let mut writer = VersionWriter::new(
-            place,
-            &epoch.root,
-            &parent.written,
-            &mut packs,
-            &mut entropy,
-        );
+        let mut writer =
+            VersionWriter::new(place, &root, &parent.written, &mut packs, &mut entropy);
+        drop(root);
         writer.source(kind, source)?;
         let taken = take(&mut writer)?;
         let finished = writer.finish(number)?;
@@ -168,6 +182,13 @@ impl Versions {
             None => (None, None, None),
         };
         let root = finished.root;
+        // The log that continues it was sealed beside it, also under epochs that no pack was sealed under. What was sealed
+        // after the last of these is found by its number.
+        let beside = wal
+            .is_some()
+            .then(|| (began.0..=root.epoch.0).map(EpochNo))
+            .into_iter()
+            .flatten();
         let commit = statement::Commit {
             state: self.writer.state(),
             mandate: self.writer.mandate(),
@@ -178,7 +199,7 @@ impl Versions {
             parent: memory.version.map(|version| version.commit),
             class: self.class.clone(),
             suite: SUITE,
-            epochs: EpochSet::of(list.epochs().into_iter().chain(taken.epochs))
+            epochs: EpochSet::of(list.epochs().into_iter().chain(taken.epochs).chain(beside))
                 .ok_or_else(|| Failure::failed("a version cannot need so many separate epochs"))?,
             packs: Packs {
                 count: list.rows().len() as u64,
@@ -210,18 +231,35 @@ impl Versions {
     }
 }
 
-/// Packs go to the spool as they fill.
+/// Whether these epochs and one later, apart from them, are too many.
+fn outgrown(epochs: impl IntoIterator<Item = EpochNo>) -> bool {
+    let mut last = None;
+    let (mut count, mut ranges) = (1, 1);
+    // In order, as a list has them.
+    for epoch in epochs {
+        count += 1;
+        ranges += usize::from(last.is_none_or(|last: u32| last.checked_add(1) != Some(epoch.0)));
+        last = Some(epoch.0);
+    }
+    count > MAX_EPOCHS || ranges > MAX_EPOCH_RANGES
+}
+
+/// Packs go to the spool as they fill. No root is held while a pack waits for room, which may take days.
 struct Spooled {
     outbox: Arc<Outbox>,
     budget: Budget,
-    epoch: Arc<Epoch>,
+    epochs: Arc<Epochs>,
+    /// The epoch of the pack that is being filled.
+    epoch: Option<Arc<Epoch>>,
     stop: Stop,
 }
 
 impl PackSink for Spooled {
     fn pack(&mut self, seq: u32, pack: SealedPack) -> SourceResult<()> {
         // The number is used from here on, whatever becomes of the pack.
-        self.epoch.used_packs(seq + 1);
+        if let Some(epoch) = self.epoch.take() {
+            epoch.used_packs(seq + 1);
+        }
         if !self.budget.wait_queued(pack.bytes.len() as u64, &self.stop) {
             return Err(SourceError::Stopped);
         }
@@ -230,6 +268,27 @@ impl PackSink for Spooled {
             .push(Kind::Pack, &pack.bytes)
             .map(drop)
             .map_err(SourceError::other)
+    }
+
+    fn renews(&self) -> bool {
+        true
+    }
+
+    fn renew(&mut self, held: Option<EpochNo>) -> SourceResult<Option<Renewed>> {
+        let current = self.epochs.current().map_err(SourceError::other)?;
+        if held == Some(current.number) {
+            return Ok(None);
+        }
+        let renewed = Renewed {
+            epoch: current.number,
+            root: current.root.clone(),
+            next_seq: current.next_pack(),
+        };
+        // While one is held, its open pack is still to come.
+        if held.is_none() {
+            self.epoch = Some(current);
+        }
+        Ok(Some(renewed))
     }
 }
 
@@ -255,5 +314,20 @@ impl From<SourceError> for Failure {
             SourceError::Stopped => stopped(),
             other => Failure::failed(format!("sealing a version: {other}")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{EpochNo, MAX_EPOCH_RANGES, MAX_EPOCHS, outgrown};
+
+    #[test]
+    fn a_version_of_too_many_epochs_is_outgrown() {
+        let run = |count: usize| (1..=count as u32).map(EpochNo);
+        assert!(!outgrown([]) && !outgrown(run(MAX_EPOCHS - 1)));
+        assert!(outgrown(run(MAX_EPOCHS)));
+        let apart = |count: usize| (1..=count as u32).map(|n| EpochNo(2 * n));
+        assert!(!outgrown(apart(MAX_EPOCH_RANGES - 1)));
+        assert!(outgrown(apart(MAX_EPOCH_RANGES)));
     }
 }

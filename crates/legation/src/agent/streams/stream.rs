@@ -114,6 +114,17 @@ impl Stream {
         self.fresh.push_back((seq, frame));
     }
 
+    /// The chain value after a frame; `None` when the frame is not here any more.
+    pub(super) fn chain_at(&self, seq: u64) -> Result<Option<Digest>, Failure> {
+        let Some(frame) = self.spool.frames(seq).map_err(broken)?.next() else {
+            return Ok(None);
+        };
+        let (header, frame) = frame.map_err(broken)?;
+        Ok(end_of(&frame)
+            .filter(|_| header.seq == seq)
+            .map(|end| end.chain))
+    }
+
     pub(super) fn batch(&mut self, next: u64, synced: u64, limit: usize) -> Result<Batch, Failure> {
         let mut frames = Vec::new();
         let mut last = 0..0;
@@ -185,6 +196,18 @@ impl Paths {
             frames: dir.join(format!("{ordinal:08}-{stream}")),
             opening: dir.join(format!("{ordinal:08}-{stream}.opening")),
         }
+    }
+}
+
+impl Paths {
+    /// Removes both; what is not there is no error. The opening goes first: frames alone are no stream.
+    pub(super) fn remove(&self) -> std::io::Result<()> {
+        let gone = |removed: std::io::Result<()>| match removed {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        };
+        gone(std::fs::remove_file(&self.opening))?;
+        gone(std::fs::remove_dir_all(&self.frames))
     }
 }
 

@@ -1,11 +1,11 @@
 use std::path::Path;
 
-use legation_core::id::{EpochNo, Lsn, RegistryId, StateId, StreamId, Term, Timeline};
+use legation_core::id::{Digest, EpochNo, Lsn, RegistryId, StateId, StreamId, Term, Timeline};
 use legation_core::journal::{Position, StreamSealer, StreamStart};
 use legation_core::keys::EpochRoot;
 use legation_core::statement::{Ack, Time};
 
-use super::{Batch, Next, Streams};
+use super::{Batch, MAX_ARRIVALS, Next, Streams, Tail, Wal};
 use crate::agent::budget::Budget;
 
 const STATE: StateId = StateId([1; 20]);
@@ -22,6 +22,11 @@ fn open(dir: &Path) -> Streams {
 fn fill(streams: &Streams, n: u8, frames: u64) -> Position {
     let tail = streams.tail();
     let lsn = tail.map_or(Lsn(0x0100_0000), |tail| tail.position.end_lsn);
+    fill_at(streams, n, frames, lsn, tail)
+}
+
+/// Begins stream number `n` at `lsn`, naming the end of `tail` as its past.
+fn fill_at(streams: &Streams, n: u8, frames: u64, lsn: Lsn, tail: Option<Tail>) -> Position {
     let start = StreamStart {
         state: STATE,
         registry: registry(),
@@ -67,9 +72,10 @@ fn ship(streams: &Streams, limit: usize) -> Vec<Batch> {
     loop {
         match streams.next(limit).unwrap() {
             Next::Nothing => return sent,
-            Next::Ask(stream) => streams.stands_at(stream, 0).unwrap(),
+            Next::Ask(stream) => streams.stands_at(stream, 0, None).unwrap(),
             Next::Send(batch) => {
                 streams.acknowledged(&batch, &ack(&batch)).unwrap();
+                streams.tidy().unwrap();
                 sent.push(batch);
             }
         }
@@ -98,7 +104,7 @@ fn a_restart_goes_on_where_the_newest_stream_ends_and_sends_the_same_bytes() {
     let Next::Ask(stream) = streams.next(1 << 20).unwrap() else {
         panic!("it asks first");
     };
-    streams.stands_at(stream, 0).unwrap();
+    streams.stands_at(stream, 0, None).unwrap();
     let Next::Send(before) = streams.next(1 << 20).unwrap() else {
         panic!("it sends");
     };
@@ -125,8 +131,8 @@ fn an_embassy_that_has_more_than_was_sealed_is_believed_by_nobody() {
     let dir = tempfile::tempdir().unwrap();
     let streams = open(dir.path());
     fill(&streams, 1, 2);
-    assert!(streams.stands_at(StreamId([1; 16]), 3).is_ok());
-    let failure = streams.stands_at(StreamId([1; 16]), 4).unwrap_err();
+    assert!(streams.stands_at(StreamId([1; 16]), 3, None).is_ok());
+    let failure = streams.stands_at(StreamId([1; 16]), 4, None).unwrap_err();
     assert_eq!(failure.code as u8, 4);
 }
 
@@ -135,7 +141,7 @@ fn an_acknowledgement_of_other_frames_does_not_count() {
     let dir = tempfile::tempdir().unwrap();
     let streams = open(dir.path());
     fill(&streams, 1, 2);
-    streams.stands_at(StreamId([1; 16]), 0).unwrap();
+    streams.stands_at(StreamId([1; 16]), 0, None).unwrap();
     let Next::Send(batch) = streams.next(1 << 20).unwrap() else {
         panic!("it sends");
     };
@@ -238,4 +244,155 @@ fn a_spool_goes_on_from_what_was_synced() {
     assert!(matches!(streams.next(usize::MAX).unwrap(), Next::Nothing));
     drop(streams);
     assert_eq!(open(dir.path()).tail().unwrap().position, synced);
+}
+
+#[test]
+fn what_is_acknowledged_beyond_a_hole_completes_no_version() {
+    let dir = tempfile::tempdir().unwrap();
+    let streams = open(dir.path());
+    let first = StreamId([1; 16]);
+    let covers = |streams: &Streams, stream, stop| streams.covers(stream, Timeline(1), stop);
+    let end = fill(&streams, 1, 4).end_lsn;
+    let stop = Lsn(end.0 + 500);
+    assert_eq!(
+        covers(&streams, first, end),
+        Wal::Coming,
+        "nothing is abroad"
+    );
+    ship(&streams, 1 << 20);
+    assert_eq!(covers(&streams, first, end), Wal::Abroad);
+    assert_eq!(covers(&streams, first, stop), Wal::Coming);
+
+    // A stream that continues it completes it, also for a later run.
+    fill(&streams, 2, 4);
+    ship(&streams, 1 << 20);
+    assert_eq!(covers(&streams, first, stop), Wal::Abroad);
+    assert_eq!(streams.covers(first, Timeline(2), stop), Wal::Lost);
+    drop(streams);
+    let streams = open(dir.path());
+    let end = fill(&streams, 3, 1).end_lsn;
+    ship(&streams, 1 << 20);
+    assert_eq!(covers(&streams, first, stop), Wal::Abroad);
+
+    // One that begins beyond a hole does not, however far it is.
+    let third = StreamId([3; 16]);
+    let stop = Lsn(end.0 + 500);
+    fill_at(&streams, 4, 9, Lsn(end.0 + 10_000), None);
+    ship(&streams, 1 << 20);
+    assert_eq!(covers(&streams, third, stop), Wal::Lost);
+    assert_eq!(
+        covers(&streams, StreamId([4; 16]), Lsn(end.0 + 12_000)),
+        Wal::Abroad
+    );
+}
+
+#[cfg(feature = "faults")]
+#[test]
+fn a_stream_that_could_not_be_begun_is_none() {
+    use legation_repo::edge::{Fault, arm, disarm};
+    let dir = tempfile::tempdir().unwrap();
+    let streams = open(dir.path());
+    let end = fill(&streams, 1, 2);
+    for edge in ["agent.stream", "journal.append", "journal.sync"] {
+        for fault in [Fault::Enospc, Fault::LateEio] {
+            arm(edge, 1, fault);
+            let start = StreamStart {
+                state: STATE,
+                registry: registry(),
+                epoch: EpochNo(9),
+                term: Term(1),
+                stream: StreamId([0xff; 16]),
+                branch: 0,
+                system_id: 77,
+                timeline: Timeline(1),
+                lsn: end.end_lsn,
+                previous: None,
+            };
+            let root = EpochRoot::from_bytes([9; 32]);
+            let (_, opening) = StreamSealer::open(&start, &root, &[9; 32], &[]).unwrap();
+            assert!(streams.begin(start.stream, &opening).is_err(), "{edge}");
+            assert!(!disarm(), "{edge} is not passed");
+        }
+    }
+    let end = fill(&streams, 2, 2);
+    drop(streams);
+    let streams = open(dir.path());
+    assert_eq!(streams.tail().unwrap().position, end);
+    let sent = ship(&streams, 1 << 20);
+    let order: Vec<_> = sent.iter().map(|batch| batch.stream).collect();
+    assert_eq!(order, [StreamId([1; 16]), StreamId([2; 16])]);
+}
+
+#[cfg(feature = "faults")]
+#[test]
+fn a_full_disk_delays_only_the_freeing_of_what_is_abroad() {
+    use legation_repo::edge::{Fault, arm, disarm};
+    let dir = tempfile::tempdir().unwrap();
+    let streams = open(dir.path());
+    fill(&streams, 1, 3);
+    let end = fill(&streams, 2, 3);
+    ship(&streams, 1 << 20);
+    assert_eq!(streams.acked().unwrap().position, end);
+    // Larger than a segment, so that there is one to be given up.
+    let end = fill(&streams, 3, 6_000);
+    while let Next::Ask(stream) = streams.next(1).unwrap() {
+        streams.stands_at(stream, 0, None).unwrap();
+    }
+    arm("file.write", 1, Fault::Enospc);
+    let mut refused = 0;
+    while let Next::Send(batch) = streams.next(4 << 20).unwrap() {
+        streams.acknowledged(&batch, &ack(&batch)).unwrap();
+        refused += u32::from(streams.tidy().is_err());
+    }
+    assert!(!disarm());
+    assert_eq!(refused, 1);
+    assert_eq!(streams.acked().unwrap().position, end);
+    streams.tidy().unwrap();
+}
+
+#[test]
+fn what_no_signature_covers_frees_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let streams = open(dir.path());
+    let end = fill(&streams, 1, 3);
+    fill(&streams, 2, 1);
+    let first = StreamId([1; 16]);
+    let other = Digest([9; 32]);
+    let failure = streams.stands_at(first, 4, Some(other)).unwrap_err();
+    assert_eq!(failure.code as u8, 4);
+
+    // It says that it has all: the last frame is sent again, and only the answer to that counts.
+    streams.stands_at(first, 4, Some(end.chain)).unwrap();
+    streams.tidy().unwrap();
+    assert!(streams.acked().is_none());
+    let Next::Send(batch) = streams.next(1 << 20).unwrap() else {
+        panic!("it sends");
+    };
+    assert_eq!((batch.stream, batch.first, batch.end), (first, 3, end));
+    streams.acknowledged(&batch, &ack(&batch)).unwrap();
+    assert_eq!(streams.acked().unwrap().position, end);
+}
+
+#[test]
+fn arrivals_of_a_long_outage_are_few_and_none_is_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let streams = open(dir.path());
+    let end = fill(&streams, 1, 2).end_lsn;
+    {
+        let mut inner = streams.lock();
+        let began = std::time::Instant::now();
+        for n in 0..=MAX_ARRIVALS as u64 {
+            let since = began + std::time::Duration::from_secs(n);
+            inner.arrivals.push_back((Lsn(n + 1), since));
+        }
+        super::thin(&mut inner.arrivals);
+        assert!(inner.arrivals.len() <= MAX_ARRIVALS / 2 + 1);
+        assert_eq!(inner.arrivals.front(), Some(&(Lsn(2), began)));
+        let last = inner.arrivals.back().map(|(end, _)| *end);
+        assert_eq!(last, Some(Lsn(MAX_ARRIVALS as u64 + 1)));
+    }
+    for _ in 0..3 {
+        streams.arrived(end);
+    }
+    assert!(streams.lock().arrivals.len() <= MAX_ARRIVALS);
 }
