@@ -11,7 +11,8 @@ use legation_core::id::{OrderId, Sha256, StateId};
 use legation_core::keys::SigningKey;
 use legation_core::log::{Checkpoint, LogSigner};
 use legation_core::mandate::Role;
-use legation_core::policy::State;
+use legation_core::policy::{OrderState, State};
+use legation_core::release::ReleaseHead;
 use legation_core::statement::{Name, Signed, Time};
 use legation_repo::http::origin;
 use legation_repo::http::wire::StatusBody;
@@ -179,15 +180,56 @@ impl Hosted {
         })
     }
 
-    /// Keeps what was released for an accepted order.
-    pub fn put_release(&self, order: &OrderId, bytes: &[u8]) -> Result<Put, Refused> {
-        if self.site.fold().order(order).is_none() {
-            return Err(Refused::policy(
+    /// Keeps what was released for an accepted order, delivered by the key `from`. Only what says in the clear that it
+    /// is for this order, and for the key that the order's keys are released to now, is kept; the rest is sealed.
+    pub fn put_release(
+        &self,
+        order: &OrderId,
+        from: &Sha256,
+        bytes: &[u8],
+    ) -> Result<Put, Refused> {
+        let fold = self.site.fold();
+        let accepted = fold.order(order).ok_or_else(|| {
+            Refused::policy(
                 8,
                 format!("no order {order} was accepted here; submit it first"),
+            )
+        })?;
+        let (head, _) = ReleaseHead::read(bytes)
+            .map_err(|e| Refused::bytes(format!("this is no release: {e}")))?;
+        if (head.state, &head.order, head.statement) != (fold.id(), order, accepted.id) {
+            return Err(Refused::bytes(format!(
+                "this release was made for order {}, with another text than the accepted order {order}",
+                head.order
+            )));
+        }
+        let recipient = accepted.recipient().ok_or_else(|| {
+            Refused::policy(
+                8,
+                format!("no session of order {order} asks for keys now; start `legation activate`"),
+            )
+        })?;
+        if head.recipient != recipient {
+            return Err(Refused::policy(
+                8,
+                format!(
+                    "this release is sealed to another key than order {order} releases to now; if `legation \
+                     activate` was started again, submit the order again and release from the new bundle"
+                ),
             ));
         }
-        self.site.keep.put_release(order, bytes)
+        self.site.keep.put_release(order, &recipient, from, bytes)
+    }
+
+    /// The digests of what was released for an order to whom its keys are released now.
+    pub fn releases(&self, order: &OrderId) -> Result<Vec<Sha256>, Refused> {
+        let fold = self.site.fold();
+        let recipient = fold.order(order).and_then(OrderState::recipient);
+        let found = match recipient {
+            Some(recipient) => self.site.keep.releases(order, &recipient)?,
+            None => Vec::new(),
+        };
+        Ok(found)
     }
 }
 

@@ -57,8 +57,9 @@ pub fn router(embassy: Arc<Embassy>) -> Router {
         .route("/log/{*path}", get(log::tile))
         .route(
             "/release/{order}",
-            put(small::put_release).get(small::get_release),
+            put(small::put_release).get(small::list_releases),
         )
+        .route("/release/{order}/{digest}", get(small::get_release))
         .route("/status", get(small::status));
     let router = Router::new()
         .route("/healthz", get(small::healthz))
@@ -78,6 +79,8 @@ pub struct Caller {
     pub hosted: Arc<Hosted>,
     /// What the mandate in force says that this key is.
     pub role: Role,
+    /// SHA-256 of the key.
+    pub key: Sha256,
 }
 
 impl Caller {
@@ -113,7 +116,11 @@ impl FromRequestParts<Arc<Embassy>> for Caller {
             .ok_or_else(unknown)?;
         let hosted = embassy.hosted(&state).ok_or_else(unknown)?;
         let role = hosted.role_of(&spki).ok_or_else(unknown)?;
-        Ok(Self { hosted, role })
+        Ok(Self {
+            hosted,
+            role,
+            key: spki,
+        })
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! Objects are looked at from outside only: digest, size, and the clear header that says whose they are.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use legation_core::attachments::Attachments;
 use legation_core::id::{Digest, OrderId, Sha256};
@@ -22,6 +23,8 @@ use crate::http::Refused;
 const MIN_PACK: u64 = 64 << 10;
 /// Most pieces of evidence that are kept of one state: a liar needs to be shown once, not to fill the disk.
 const MAX_EVIDENCE: usize = 1000;
+/// Most releases that one key delivers for one session: enough for mistakes, and no key can crowd out another.
+const MAX_RELEASES: usize = 8;
 /// Names asked for at once while the store is counted.
 const COUNT_PAGE: usize = 1000;
 
@@ -30,6 +33,7 @@ pub struct Keep {
     dir: StateDir,
     reserve: Reserve,
     quota: Option<Quota>,
+    releasing: Mutex<()>,
 }
 
 struct Quota {
@@ -51,6 +55,7 @@ impl Keep {
             dir,
             reserve,
             quota,
+            releasing: Mutex::new(()),
         })
     }
 
@@ -130,19 +135,51 @@ impl Keep {
         self.dir.attachments().map_err(refused)
     }
 
-    /// Keeps a release. Durable on return.
-    pub fn put_release(&self, order: &OrderId, bytes: &[u8]) -> Result<Put, Refused> {
-        match self.dir.put_release(order, bytes) {
-            Err(StoreError::Conflict { .. }) => Err(Refused::conflict(format!(
-                "order {order} was released before, with other bytes; those are kept"
-            ))),
-            other => other.map_err(refused),
-        }
+    /// Keeps a release that the key `from` delivers. Durable on return.
+    pub fn put_release(
+        &self,
+        order: &OrderId,
+        recipient: &Sha256,
+        from: &Sha256,
+        bytes: &[u8],
+    ) -> Result<Put, Refused> {
+        // Held from counting to keeping, so that the bound holds.
+        let _held = self.releasing.lock().unwrap_or_else(PoisonError::into_inner);
+        let digest = Sha256::of(bytes);
+        let standing = self.dir.releases_to(order, recipient).map_err(refused)?;
+        let same = standing.iter().find(|name| name.digest == digest);
+        let from = match same {
+            Some(name) => name.from,
+            None => {
+                let before = standing.iter().filter(|name| name.from == *from).count();
+                if before >= MAX_RELEASES {
+                    return Err(Refused::full(format!(
+                        "this key has delivered {before} releases for order {order}, and none of them was opened; \
+                         another key must deliver the next, or `legation activate` be started again"
+                    )));
+                }
+                *from
+            }
+        };
+        self.dir
+            .put_release(order, recipient, &from, bytes)
+            .map_err(refused)
     }
 
-    /// What was released for an order.
-    pub fn release(&self, order: &OrderId) -> Result<Option<Vec<u8>>, Refused> {
-        self.dir.release(order).map_err(refused)
+    /// The digests of what was released for an order to `recipient`: ascending, each once.
+    pub fn releases(&self, order: &OrderId, recipient: &Sha256) -> Result<Vec<Sha256>, Refused> {
+        let names = self.dir.releases_to(order, recipient).map_err(refused)?;
+        let digests: BTreeSet<Sha256> = names.into_iter().map(|name| name.digest).collect();
+        Ok(digests.into_iter().collect())
+    }
+
+    /// One release of an order.
+    pub fn release(&self, order: &OrderId, digest: &Sha256) -> Result<Option<Vec<u8>>, Refused> {
+        let names = self.dir.releases_of(order).map_err(refused)?;
+        match names.iter().find(|name| name.digest == *digest) {
+            Some(name) => self.dir.release(name).map_err(refused),
+            None => Ok(None),
+        }
     }
 
     /// Keeps bytes that contradict what was acknowledged, beside the store. Never fails the caller.

@@ -8,7 +8,7 @@ use axum::response::Response;
 use http::{HeaderMap, StatusCode};
 use legation_core::id::{OrderId, Sha256};
 use legation_core::mandate::Role;
-use legation_repo::http::wire::{AttachmentsBody, MAX_ATTACHMENT, MAX_RELEASE, StatusBody};
+use legation_repo::http::wire::{AttachmentsBody, MAX_ATTACHMENT, MAX_RELEASE, ReleasesBody, StatusBody};
 use legation_repo::store::Put;
 
 use super::{Caller, Json, Refused, blocking, body, parse};
@@ -79,7 +79,7 @@ pub async fn list_attachments(caller: Caller) -> Result<Json<AttachmentsBody>, R
     Ok(Json(AttachmentsBody { attachments }))
 }
 
-/// Keeps what was released for an order, once.
+/// Keeps what was released for an order, beside whatever else was.
 pub async fn put_release(
     State(embassy): State<Arc<Embassy>>,
     caller: Caller,
@@ -95,26 +95,38 @@ pub async fn put_release(
     }
     let held = body::read(&embassy, &headers, body, MAX_RELEASE).await?;
     let hosted = caller.hosted;
-    let put = blocking(move || hosted.put_release(&order, &held.bytes)).await?;
+    let put = blocking(move || hosted.put_release(&order, &caller.key, &held.bytes)).await?;
     Ok(created(put))
 }
 
-/// What was released for an order.
+/// The digests of what was released for an order to whom its keys are released now.
+pub async fn list_releases(
+    caller: Caller,
+    Path((_, order)): Path<(String, String)>,
+) -> Result<Json<ReleasesBody>, Refused> {
+    caller.may_read()?;
+    let order: OrderId = parse(&order)?;
+    let hosted = caller.hosted;
+    let releases = blocking(move || hosted.releases(&order)).await?;
+    Ok(Json(ReleasesBody { releases }))
+}
+
+/// One release.
 pub async fn get_release(
     State(embassy): State<Arc<Embassy>>,
     caller: Caller,
-    Path((_, order)): Path<(String, String)>,
+    Path((_, order, digest)): Path<(String, String, String)>,
 ) -> Result<Response, Refused> {
     caller.may_read()?;
-    let order: OrderId = parse(&order)?;
+    let (order, digest): (OrderId, Sha256) = (parse(&order)?, parse(&digest)?);
     let lease = body::lease(&embassy, MAX_RELEASE).await?;
     let hosted = caller.hosted;
     let bytes = blocking(move || {
         hosted
             .site
             .keep
-            .release(&order)?
-            .ok_or_else(|| Refused::not_found(format!("release for order {order}")))
+            .release(&order, &digest)?
+            .ok_or_else(|| Refused::not_found(format!("release {digest} for order {order}")))
     })
     .await?;
     Ok(body::octets(StatusCode::OK, bytes, lease))

@@ -1,7 +1,8 @@
-//! An accepted order fences home at once, with the last durable position, and a release is delivered once.
+//! An accepted order fences home at once, with the last durable position, and takes releases for its session.
 
 use legation_core::id::{OrderId, Sha256};
 use legation_core::keys::OpeningKey;
+use legation_core::release::ReleaseHead;
 use legation_core::statement::{Entry, Fence, LogHead, Session, Signed, Statement};
 use legation_repo::http::wire::kind;
 use legation_repo::http::{Client, ClientError};
@@ -112,21 +113,74 @@ fn an_accepted_activation_fences_home() {
     let session = Signed::sign_with(session, &world.embassy_key()).unwrap();
     assert_eq!(inside.submit(&session).unwrap().entry.index, 5);
 
-    // The release is delivered once.
-    assert!(inside.get_release(&id).unwrap().is_none());
-    desk.put_release(&id, b"wrapped roots".to_vec()).unwrap();
-    desk.put_release(&id, b"wrapped roots".to_vec()).unwrap();
-    let other = desk.put_release(&id, b"other roots".to_vec()).unwrap_err();
-    assert_eq!(other.problem().unwrap().kind, kind::CONFLICT);
-    assert_eq!(
-        inside.get_release(&id).unwrap().unwrap(),
-        &b"wrapped roots"[..]
-    );
+    // What is delivered by a key that may, for this order and this session, is kept beside whatever else was.
+    let head = ReleaseHead {
+        state,
+        order: id.clone(),
+        statement: order.id(),
+        recipient: attached,
+    };
+    let release = |head: &ReleaseHead, what: &str| format!("{head}annex: {what}\n").into_bytes();
+    let other = |change: fn(&mut ReleaseHead)| {
+        let mut other = head.clone();
+        change(&mut other);
+        release(&other, "AAAA")
+    };
+    let exit = |bytes: Vec<u8>| desk.put_release(&id, bytes).unwrap_err().exit_code();
+    assert!(inside.releases(&id).unwrap().is_empty());
+    assert_eq!(exit(b"junk".to_vec()), 4);
+    assert_eq!(exit(other(|h| h.state.0[0] ^= 1)), 4);
+    assert_eq!(exit(other(|h| h.order = "2026-11-22-7f2c91d1".parse().unwrap())), 4);
+    assert_eq!(exit(other(|h| h.statement.0[0] ^= 1)), 4);
+    assert_eq!(exit(other(|h| h.recipient.0[0] ^= 1)), 8);
+    let junk = release(&head, "AAAA");
+    desk.put_release(&id, junk.clone()).unwrap();
+    desk.put_release(&id, junk.clone()).unwrap();
+    let real = release(&head, "BBBB");
+    desk.put_release(&id, real.clone()).unwrap();
+    let mut both = [Sha256::of(&junk), Sha256::of(&real)];
+    both.sort();
+    assert_eq!(inside.releases(&id).unwrap(), both);
+    assert_eq!(inside.get_release(&id, &Sha256::of(&real)).unwrap(), real);
+    assert!(agent.releases(&id).is_err());
+    // One key delivers so many for a session, and takes nobody else's place.
+    for n in 2..8 {
+        desk.put_release(&id, release(&head, &format!("CCC{n}"))).unwrap();
+    }
+    let full = desk.put_release(&id, release(&head, "CCC8")).unwrap_err();
+    assert_eq!(full.problem().unwrap().kind, kind::FULL);
+    desk.put_release(&id, real.clone()).unwrap();
+    inside.put_release(&id, release(&head, "DDDD")).unwrap();
+    assert_eq!(inside.releases(&id).unwrap().len(), 9);
+
+    // A newer session takes its own only; what was sealed to the older one is no longer on offer.
+    let newer = OpeningKey::from_seed(&random()).unwrap().public();
+    let newer = inside.put_attachment(newer.encode().to_vec()).unwrap();
+    let again = Session {
+        state,
+        mandate: 1,
+        embassy: name("a"),
+        order: id.clone(),
+        key: newer,
+        at: now(),
+    };
+    let again = Signed::sign_with(again, &world.embassy_key()).unwrap();
+    assert_eq!(inside.submit(&again).unwrap().entry.index, 6);
+    assert!(inside.releases(&id).unwrap().is_empty());
+    assert_eq!(exit(real.clone()), 8);
+    let head = ReleaseHead {
+        recipient: newer,
+        ..head
+    };
+    let real = release(&head, "BBBB");
+    desk.put_release(&id, real.clone()).unwrap();
+    assert_eq!(inside.releases(&id).unwrap(), [Sha256::of(&real)]);
 
     // A restart changes nothing, and owes no second fence.
     world.restart();
     let desk = world.desk();
-    assert_eq!(entries(&desk).len(), 6);
+    assert_eq!(entries(&desk).len(), 7);
+    assert_eq!(desk.releases(&id).unwrap(), [Sha256::of(&real)]);
     assert!(
         world
             .land()

@@ -220,7 +220,7 @@ fn the_log_is_mirrored_and_replays() {
     let world = with_epoch();
     let desk = world.desk();
     let dir = world.dir.path().join("mirror");
-    let mirror = Mirror::update(&dir, &desk.log_files()).unwrap();
+    let mirror = Mirror::update(&dir, &desk.log_files(), &desk.trust().believed()).unwrap();
     for digest in desk.attachments().unwrap() {
         mirror
             .put_attachment(&desk.get_attachment(&digest).unwrap())
@@ -248,6 +248,8 @@ fn a_log_that_forgets_is_caught_with_both_halves() {
     let desk = Client::new(options).unwrap();
     assert_eq!(desk.checkpoint().unwrap().size(), 2);
     let held = std::fs::read_to_string(&pin).unwrap();
+    let copy = world.dir.path().join("mirror");
+    Mirror::update(&copy, &desk.log_files(), &desk.trust().believed()).unwrap();
 
     // The host puts back yesterday's disk.
     world.stop();
@@ -273,4 +275,19 @@ fn a_log_that_forgets_is_caught_with_both_halves() {
     assert_eq!(kept.len(), 2, "{kept:?}");
     // The pin has not moved.
     assert_eq!(std::fs::read_to_string(&pin).unwrap(), held);
+
+    // Nor does a copy take that tree's files, whatever was said about the checkpoint: neither an older copy nor a new one.
+    for copy in ["mirror", "new-mirror"] {
+        let dir = world.dir.path().join(copy);
+        let before = Mirror::open(&dir).map(|m| m.size()).ok();
+        let told = Mirror::update(&dir, &desk.log_files(), &desk.trust().believed()).unwrap_err();
+        assert!(told.to_string().contains("size 1 < 2"), "{told}");
+        assert_eq!(Mirror::open(&dir).map(|m| m.size()).ok(), before);
+        let beside = |what: &str| {
+            let all = std::fs::read_dir(&dir).unwrap();
+            let mut names = all.map(|e| e.unwrap().file_name().into_string().unwrap());
+            names.any(|name| name.starts_with(what))
+        };
+        assert!(beside("seen-2-") && beside("refused-1-"), "{copy}");
+    }
 }

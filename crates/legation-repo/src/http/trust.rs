@@ -13,6 +13,7 @@ use legation_core::statement::{Keyring, Mandate, Name};
 
 use super::error::{ClientError, SplitView};
 use crate::durable;
+use crate::log::Believed;
 
 /// The keys of one embassy, and the newest checkpoint seen of it. Clones share the pin.
 #[derive(Clone, Debug)]
@@ -128,6 +129,15 @@ impl Trust {
     /// The newest checkpoint that is believed.
     pub fn held(&self) -> Option<Checkpoint> {
         self.lock().clone()
+    }
+
+    /// What a copy of the log must agree with: its name, its key, and the newest checkpoint that is believed.
+    pub fn believed(&self) -> Believed {
+        Believed {
+            origin: self.keys.origin.clone(),
+            key: self.keys.log.clone(),
+            seen: self.held(),
+        }
     }
 
     /// Reads a note as a checkpoint of this log, both signatures verified.

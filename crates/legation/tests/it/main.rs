@@ -8,6 +8,7 @@ mod golden;
 mod house;
 mod kills;
 mod refusals;
+mod release;
 mod secrecy;
 mod shape;
 mod survive;
