@@ -13,7 +13,7 @@ use legation_core::log::{Checkpoint, LogSigner};
 use legation_core::mandate::Role;
 use legation_core::policy::{OrderState, State};
 use legation_core::release::ReleaseHead;
-use legation_core::statement::{Name, Signed, Time};
+use legation_core::statement::{Mandate, Name, Signed, Statement, Time};
 use legation_repo::http::origin;
 use legation_repo::http::wire::StatusBody;
 use legation_repo::log::LogReader;
@@ -35,6 +35,8 @@ pub struct Embassy {
     /// Memory for bodies, in KiB.
     pub memory: Arc<Semaphore>,
     states: BTreeMap<StateId, Arc<Hosted>>,
+    /// States whose store could not be opened, with the mandates that say who is told so.
+    closed: BTreeMap<StateId, Mandate>,
     label: Name,
     since: Time,
 }
@@ -79,15 +81,31 @@ impl Embassy {
             EmbassyError::Mandate(format!("{label:?} is not a label of an embassy"))
         })?;
         let identity = Arc::new(Keys::of(identity)?);
-        let mut opened = BTreeMap::new();
+        let (mut opened, mut closed) = (BTreeMap::new(), BTreeMap::new());
+        let mut first = None;
         for state in states {
-            let hosted = Hosted::open(state, &store, reserve, &label, &identity, limits)?;
-            opened.insert(*hosted.site.keep.dir().state(), Arc::new(hosted));
+            let (id, founding, mandate) = founded(&state)?;
+            let founding = (id, founding);
+            match Hosted::open(state, founding, &store, reserve, &label, &identity, limits) {
+                Ok(hosted) => {
+                    opened.insert(id, Arc::new(hosted));
+                }
+                Err(error) if error.is_of_one_state() => {
+                    tracing::error!(state = %id, %error, "this state cannot be opened; the others are served");
+                    closed.insert(id, mandate);
+                    first.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if let (Some(error), true) = (first, opened.is_empty()) {
+            return Err(error);
         }
         Ok(Self {
             limits,
             memory: Arc::new(Semaphore::new(limits.body_memory / 1024)),
             states: opened,
+            closed,
             label,
             since: now(),
         })
@@ -103,16 +121,26 @@ impl Embassy {
         self.states.get(state).cloned()
     }
 
+    /// Whether a state should be served and cannot be, as those may learn whom its mandate names.
+    pub fn is_closed(&self, state: &StateId, spki: &Sha256) -> bool {
+        let mandate = self.closed.get(state);
+        mandate.is_some_and(|mandate| mandate.role_of(spki).is_some())
+    }
+
     /// Whether some state knows this TLS key now.
     pub fn knows(&self, spki: &Sha256) -> bool {
         self.states
             .values()
             .any(|hosted| hosted.role_of(spki).is_some())
+            || self
+                .closed
+                .values()
+                .any(|mandate| mandate.role_of(spki).is_some())
     }
 
     /// Whether every state takes statements.
     pub fn ready(&self) -> bool {
-        self.states.values().all(|hosted| hosted.sequencer.ready())
+        self.closed.is_empty() && self.states.values().all(|hosted| hosted.sequencer.ready())
     }
 
     /// Stops the threads of every state after what is queued.
@@ -127,15 +155,13 @@ impl Embassy {
 impl Hosted {
     fn open(
         hosted: HostedState,
+        (state, founding): (StateId, Signed),
         store: &std::path::Path,
         reserve: crate::config::Reserve,
         label: &Name,
         keys: &Arc<Keys>,
         limits: Limits,
     ) -> Result<Self, EmbassyError> {
-        let bad = |why: String| EmbassyError::Mandate(why);
-        let founding = Signed::parse(&hosted.mandate).map_err(|e| bad(e.to_string()))?;
-        let state = StateId::of_mandate(founding.text().as_bytes());
         let dir = StateDir::create(store, &state)?;
         let keep = Keep::new(dir, reserve, hosted.quota)?;
         keep.dir().put_attachment(&hosted.keyring)?;
@@ -230,6 +256,18 @@ impl Hosted {
             None => Vec::new(),
         };
         Ok(found)
+    }
+}
+
+/// Which state a configured mandate founds.
+fn founded(hosted: &HostedState) -> Result<(StateId, Signed, Mandate), EmbassyError> {
+    let bad = |why: String| EmbassyError::Mandate(why);
+    let founding = Signed::parse(&hosted.mandate).map_err(|e| bad(e.to_string()))?;
+    let state = StateId::of_mandate(founding.text().as_bytes());
+    match founding.statement() {
+        Ok(Statement::Mandate(mandate)) => Ok((state, founding, *mandate)),
+        Ok(_) => Err(bad("the file holds another statement".to_owned())),
+        Err(error) => Err(bad(error.to_string())),
     }
 }
 

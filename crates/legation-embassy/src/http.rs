@@ -114,7 +114,12 @@ impl FromRequestParts<Arc<Embassy>> for Caller {
             .find(|(name, _)| *name == "state")
             .and_then(|(_, v)| v.parse().ok())
             .ok_or_else(unknown)?;
-        let hosted = embassy.hosted(&state).ok_or_else(unknown)?;
+        let Some(hosted) = embassy.hosted(&state) else {
+            return Err(match embassy.is_closed(&state, &spki) {
+                true => Refused::closed(),
+                false => unknown(),
+            });
+        };
         let role = hosted.role_of(&spki).ok_or_else(unknown)?;
         Ok(Self {
             hosted,

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use legation_core::id::{OrderId, RegistryId, Sha256};
 use legation_core::policy::{Admission, Refusal, State};
-use legation_core::statement::{self, Entry, Fence, Order, Signed, Statement, TermStep, Time};
+use legation_core::statement::{
+    self, Entry, Fence, Order, Recipient, Signed, Statement, TermStep, Time,
+};
 use legation_repo::log::DiskLog;
 use legation_repo::store::StoreError;
 use tokio::sync::oneshot;
@@ -164,14 +166,15 @@ fn replay(keep: &Keep, log: &DiskLog) -> Result<State, EmbassyError> {
             let entry = Entry::parse(&bytes).map_err(|e| broken(next, e.to_string()))?;
             match &mut state {
                 None => {
-                    state =
-                        Some(State::found(&entry, keep).map_err(|r| broken(next, r.to_string()))?)
+                    let founded = State::found(&entry, keep);
+                    let why = |r: Refusal| lacking(keep, &entry, broken(next, r.to_string()));
+                    state = Some(founded.map_err(why)?);
                 }
                 Some(state) => {
                     if let Err(refusal) = state.apply(&entry, keep)
                         && !admission_is_off()
                     {
-                        return Err(broken(next, refusal.to_string()));
+                        return Err(lacking(keep, &entry, broken(next, refusal.to_string())));
                     }
                 }
             }
@@ -179,6 +182,31 @@ fn replay(keep: &Keep, log: &DiskLog) -> Result<State, EmbassyError> {
         }
     }
     state.ok_or_else(|| broken(0, "the log is empty".into()))
+}
+
+/// Why an entry does not replay: if an attachment that it names is damaged or gone, that, and not `otherwise`.
+fn lacking(keep: &Keep, entry: &Entry, otherwise: EmbassyError) -> EmbassyError {
+    let named = match entry.signed.statement() {
+        Ok(Statement::Mandate(it)) => it.keyring,
+        Ok(Statement::Session(it)) => it.key,
+        Ok(Statement::Order(it)) => match it.recipient {
+            Recipient::Key(key) => key,
+            Recipient::Session => return otherwise,
+        },
+        _ => return otherwise,
+    };
+    let how = match keep.dir().attachment(&named) {
+        Ok(Some(_)) => return otherwise,
+        Ok(None) => "missing".to_owned(),
+        Err(StoreError::Damaged { why, .. }) => format!("damaged: {why}"),
+        Err(error) => return error.into(),
+    };
+    EmbassyError::Attachment {
+        state: keep.dir().state().to_string(),
+        what: format!("attachment {named}"),
+        entry: entry.index,
+        how,
+    }
 }
 
 /// The log's one writer.

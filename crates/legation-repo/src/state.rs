@@ -244,6 +244,17 @@ impl StateDir {
         }
     }
 
+    /// The bytes that an attachment takes.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn attachment_size(&self, digest: &Sha256) -> Result<u64, StoreError> {
+        let path = self.root.join("attachment").join(digest.to_string());
+        let found = fs::symlink_metadata(path);
+        let failed = |e| StoreError::io(format!("look at attachment {digest}"), e);
+        Ok(found.map_err(failed)?.len())
+    }
+
     /// Every attachment's name, in ascending order.
     pub fn attachments(&self) -> Result<Vec<Sha256>, StoreError> {
         names(&self.root.join("attachment")).map_err(|e| StoreError::io("list attachments", e))

@@ -14,6 +14,7 @@ use legation_repo::store::{Kind, MAX_LIST, Put};
 use serde::Deserialize;
 
 use super::{Caller, Json, Refused, blocking, body, parse};
+use crate::admit;
 use crate::hosted::Embassy;
 
 type Name = Path<(String, String, String)>;
@@ -34,6 +35,7 @@ pub async fn put(
     let hosted = caller.hosted;
     let put = blocking(move || {
         let body::Held { bytes, lease } = held;
+        admit::slip(&hosted.site, kind, &digest, &bytes)?;
         let put = hosted.site.keep.put_object(kind, &digest, &bytes);
         drop(lease);
         put

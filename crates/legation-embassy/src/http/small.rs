@@ -48,7 +48,9 @@ pub async fn put_attachment(
     let digest: Sha256 = parse(&digest)?;
     let held = body::read(&embassy, &headers, body, MAX_ATTACHMENT).await?;
     let hosted = caller.hosted;
-    let put = blocking(move || hosted.site.keep.put_attachment(&digest, &held.bytes)).await?;
+    let writer = matches!(caller.role, Role::Writer(_));
+    let keep = move || hosted.site.keep.put_attachment(&digest, &held.bytes, writer);
+    let put = blocking(keep).await?;
     Ok(created(put))
 }
 

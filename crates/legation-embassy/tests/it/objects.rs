@@ -244,3 +244,30 @@ fn attachments_go_by_their_digest() {
     all.sort();
     assert_eq!(desk.attachments().unwrap(), all);
 }
+
+#[test]
+fn attachments_count_and_are_bounded() {
+    let mut world = World::unstarted();
+    world.quota = Some(1 << 20);
+    world.start();
+    let (agent, desk) = (world.land(), world.desk());
+    let before = desk.status().unwrap().free;
+    desk.put_attachment(vec![7; 300_000]).unwrap();
+    desk.put_attachment(vec![7; 300_000]).unwrap();
+    assert_eq!(desk.status().unwrap().free, before - 300_000);
+    let full = desk.put_attachment(vec![8; 800_000]).unwrap_err();
+    assert!(full.is_full(), "{full:?}");
+    world.restart();
+    assert_eq!(world.desk().status().unwrap().free, before - 300_000);
+    drop((agent, desk));
+
+    // A writer's key adds so many and no more; orders and sessions go on.
+    let (agent, desk) = (world.land(), world.desk());
+    for n in 2..64u8 {
+        agent.put_attachment(vec![n]).unwrap();
+    }
+    let full = agent.put_attachment(vec![64]).unwrap_err();
+    assert!(full.is_full(), "{full:?}");
+    agent.put_attachment(vec![63]).unwrap();
+    desk.put_attachment(vec![64]).unwrap();
+}

@@ -15,7 +15,7 @@ use legation_core::id::Digest;
 pub const ORDER: &str = "2026-11-22-7f2c91d0";
 
 /// One version and some WAL of the land register; the frames that were not sent yet.
-fn with_data(world: &World) -> (legation_core::id::StreamId, Vec<Vec<u8>>) {
+pub fn with_data(world: &World) -> (legation_core::id::StreamId, Vec<Vec<u8>>) {
     let (state, land, agent) = (world.one.state, &world.one.land, world.land());
     let (pack, root) = land.pack(state, LAND, 1, 0, b"root");
     agent
@@ -33,7 +33,7 @@ fn with_data(world: &World) -> (legation_core::id::StreamId, Vec<Vec<u8>>) {
     (stream, frames[3..].to_vec())
 }
 
-fn head(client: &Client) -> LogHead {
+pub fn head(client: &Client) -> LogHead {
     let checkpoint = client.checkpoint().unwrap();
     LogHead {
         size: checkpoint.size(),
@@ -50,6 +50,25 @@ pub fn entries(client: &Client) -> Vec<Entry> {
         .into_iter()
         .map(|leaf| Entry::parse(leaf).unwrap())
         .collect()
+}
+
+/// Logs a session of the order, and returns its key's digest.
+pub fn session(world: &World) -> Sha256 {
+    let inside = world.inside();
+    let key = OpeningKey::from_seed(&random()).unwrap().public();
+    let key = inside.put_attachment(key.encode().to_vec()).unwrap();
+    let session = Session {
+        state: world.one.state,
+        mandate: 1,
+        embassy: name("a"),
+        order: ORDER.parse().unwrap(),
+        key,
+        at: now(),
+    };
+    inside
+        .submit(&Signed::sign_with(session, &world.embassy_key()).unwrap())
+        .unwrap();
+    key
 }
 
 #[test]
@@ -89,30 +108,21 @@ fn an_accepted_activation_fences_home() {
         .one
         .land
         .epoch(state, &vault, LAND, legation_core::id::EpochNo(2));
-    agent
-        .put_object(Kind::Slip, &Digest::of(&slip), slip)
-        .unwrap();
+    // The order spent the generation that this slip is sealed to, so nothing of it is kept.
+    let name_of_slip = Digest::of(&slip);
+    let spent = agent
+        .put_object(Kind::Slip, &name_of_slip, slip)
+        .unwrap_err();
+    assert_eq!(spent.problem().unwrap().kind, kind::MANDATE);
+    assert!(spent.to_string().contains("F24"), "{spent}");
+    assert!(agent.object_size(Kind::Slip, &name_of_slip).unwrap().is_none());
     let fenced = agent.submit(&epoch).unwrap_err();
     assert_eq!(fenced.exit_code(), 6);
 
     // The activation speaks for the embassy over the same line.
     let inside = world.inside();
-    let session_key = OpeningKey::from_seed(&random()).unwrap().public();
-    let attached = inside
-        .put_attachment(session_key.encode().to_vec())
-        .unwrap();
+    let attached = session(&world);
     let id: OrderId = ORDER.parse().unwrap();
-    let session = Session {
-        state,
-        mandate: 1,
-        embassy: name("a"),
-        order: id.clone(),
-        key: attached,
-        at: now(),
-    };
-    let session = Signed::sign_with(session, &world.embassy_key()).unwrap();
-    assert_eq!(inside.submit(&session).unwrap().entry.index, 5);
-
     // What is delivered by a key that may, for this order and this session, is kept beside whatever else was.
     let head = ReleaseHead {
         state,
@@ -154,18 +164,7 @@ fn an_accepted_activation_fences_home() {
     assert_eq!(inside.releases(&id).unwrap().len(), 9);
 
     // A newer session takes its own only; what was sealed to the older one is no longer on offer.
-    let newer = OpeningKey::from_seed(&random()).unwrap().public();
-    let newer = inside.put_attachment(newer.encode().to_vec()).unwrap();
-    let again = Session {
-        state,
-        mandate: 1,
-        embassy: name("a"),
-        order: id.clone(),
-        key: newer,
-        at: now(),
-    };
-    let again = Signed::sign_with(again, &world.embassy_key()).unwrap();
-    assert_eq!(inside.submit(&again).unwrap().entry.index, 6);
+    let newer = session(&world);
     assert!(inside.releases(&id).unwrap().is_empty());
     assert_eq!(exit(real.clone()), 8);
     let head = ReleaseHead {

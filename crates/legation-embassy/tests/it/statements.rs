@@ -91,6 +91,9 @@ fn a_commit_of_damaged_or_foreign_packs_is_refused() {
     std::os::unix::fs::PermissionsExt::set_mode(&mut mode, 0o600);
     std::fs::set_permissions(&path, mode).unwrap();
     std::fs::write(&path, &bytes).unwrap();
+    // What came before this run of the embassy is read once more.
+    world.restart();
+    let (land, agent) = (&world.one.land, world.land());
     let (kind_, exit, detail) = refusal(&agent, &commit);
     assert_eq!((kind_.as_str(), exit), (kind::INCOMPLETE, 4));
     assert!(
@@ -111,6 +114,69 @@ fn a_commit_of_damaged_or_foreign_packs_is_refused() {
     assert_eq!(kind_, kind::INCOMPLETE);
     assert!(detail.contains("another state, registry"), "{detail}");
     assert_eq!(agent.checkpoint().unwrap().size(), 3);
+}
+
+#[test]
+fn a_commit_reads_no_pack_a_second_time() {
+    let mut world = with_epoch();
+    let state = world.one.state;
+    let (first, root) = world.one.land.pack(state, LAND, 1, 0, b"root");
+    let (second, _) = world.one.land.pack(state, LAND, 1, 1, b"more");
+    let put = |world: &World, pack: &legation_core::pack::SealedPack| {
+        let agent = world.land();
+        agent
+            .put_object(Kind::Pack, &pack.digest, pack.bytes.clone())
+            .unwrap();
+    };
+    put(&world, &first);
+    world.restart();
+    let packs = [(1, 0, &first), (1, 1, &second)];
+    let (list, commit) = world.one.land.version(state, LAND, 1, None, &packs, root);
+    let agent = world.land();
+    agent
+        .put_object(Kind::List, &Digest::of(&list), list)
+        .unwrap();
+    // This try reads the first pack and gets no further.
+    let (kind_, _, detail) = refusal(&agent, &commit);
+    assert_eq!(kind_, kind::INCOMPLETE);
+    assert!(detail.contains(&second.digest.to_string()), "{detail}");
+    // The next one goes on there: a read would find what happened to the first since, and the second was seen as it came.
+    for pack in [&first, &second] {
+        put(&world, pack);
+        let hex = pack.digest.to_string();
+        let path = world.store();
+        let path = path.join(format!("{state}/object/pack/{}/{hex}", &hex[..2]));
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[40_000] ^= 1;
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+    }
+    assert_eq!(agent.submit(&commit).unwrap().entry.index, 2);
+}
+
+#[test]
+fn a_pin_that_cannot_be_written_says_nothing_of_the_embassy() {
+    let world = with_epoch();
+    let trust = world.dir.path().join("trust");
+    let mut options = world.options(&world.one, &world.one.desk);
+    options.trust = world
+        .trust(&world.one)
+        .pinned_in(trust.join("a.checkpoint"))
+        .unwrap();
+    let desk = Client::new(options).unwrap();
+    // A file where the directory should be: nobody, root either, can write below it.
+    std::fs::write(&trust, b"").unwrap();
+    for _ in 0..2 {
+        let local = desk.checkpoint().unwrap_err();
+        assert!(matches!(local, ClientError::Local(_)), "{local:?}");
+        assert_eq!(local.exit_code(), 1);
+        let local = desk.submit(&world.one.signed).unwrap_err();
+        assert!(matches!(local, ClientError::Local(_)), "{local:?}");
+    }
+    assert_eq!(desk.trust().held(), None);
+    std::fs::remove_file(&trust).unwrap();
+    assert_eq!(desk.checkpoint().unwrap().size(), 2);
+    assert_eq!(desk.trust().held().map(|c| c.size()), Some(2));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 use clap::CommandFactory;
 
-use super::Cli;
+use super::{Cli, filter};
 
 #[test]
 fn every_verb_has_an_example() {
@@ -25,4 +25,15 @@ fn visit(command: &clap::Command, name: &str, lacking: &mut Vec<String>) {
 #[test]
 fn the_command_line_is_consistent() {
     Cli::command().debug_assert();
+}
+
+#[test]
+fn the_crates_that_connect_say_no_more_than_warnings() {
+    for verbose in 0..4 {
+        let level = filter(verbose);
+        for connects in ["hyper", "hyper_util", "h2", "reqwest", "rustls"] {
+            let quiet = format!("{connects}=warn");
+            assert!(level.split(',').any(|one| one == quiet), "{level}: {connects}");
+        }
+    }
 }
