@@ -163,8 +163,9 @@ impl Hosted {
         limits: Limits,
     ) -> Result<Self, EmbassyError> {
         let dir = StateDir::create(store, &state)?;
+        // Before anything is counted: it takes room as well. A damaged copy is replaced.
+        dir.put_attachment(&hosted.keyring)?;
         let keep = Keep::new(dir, reserve, hosted.quota)?;
-        keep.dir().put_attachment(&hosted.keyring)?;
         let (log, fold) =
             sequence::recover(&keep, founding, &origin(&state, label.as_str()), keys)?;
         keys.check(&fold, label)?;

@@ -45,7 +45,7 @@ fn a_released_key_serves_one_order_registry_and_epoch() {
 #[test]
 fn the_clear_part_is_read_and_nothing_else() {
     let head = ReleaseHead {
-        state: StateId([1; 32]),
+        state: state(),
         order: "2026-11-22-7f2c91d0".parse().unwrap(),
         statement: Sha256([2; 32]),
         recipient: Sha256([3; 32]),

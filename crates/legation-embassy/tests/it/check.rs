@@ -172,7 +172,8 @@ fn a_flipped_byte_is_found_in_every_kind_of_file() {
     for path in walk(&root) {
         let name = path.strip_prefix(&root).unwrap().to_owned();
         let good = fs::read(&path).unwrap();
-        if good.is_empty() {
+        // A lower bound that is not synced itself: one that does not hold counts as absent.
+        if good.is_empty() || name.ends_with("SYNCED") {
             continue;
         }
         kinds.insert(name.iter().next().unwrap().to_string_lossy().into_owned());

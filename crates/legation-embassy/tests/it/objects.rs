@@ -214,7 +214,7 @@ fn what_is_left_is_kept_for_the_log() {
     assert_eq!(agent.checkpoint().unwrap().size(), 1);
 
     world.reserve = Reserve::Bytes(0);
-    world.quota = Some(4096);
+    world.quota = Some(4096 + world.one.keyring.text().len() as u64);
     world.restart();
     let agent = world.land();
     agent
@@ -257,7 +257,8 @@ fn attachments_count_and_are_bounded() {
     assert_eq!(desk.status().unwrap().free, before - 300_000);
     let full = desk.put_attachment(vec![8; 800_000]).unwrap_err();
     assert!(full.is_full(), "{full:?}");
-    world.restart();
+    world.stop();
+    world.start();
     assert_eq!(world.desk().status().unwrap().free, before - 300_000);
     drop((agent, desk));
 

@@ -114,7 +114,7 @@ fn an_accepted_activation_fences_home() {
         .put_object(Kind::Slip, &name_of_slip, slip)
         .unwrap_err();
     assert_eq!(spent.problem().unwrap().kind, kind::MANDATE);
-    assert!(spent.to_string().contains("F24"), "{spent}");
+    assert!(spent.to_string().contains("rule 24"), "{spent}");
     assert!(agent.object_size(Kind::Slip, &name_of_slip).unwrap().is_none());
     let fenced = agent.submit(&epoch).unwrap_err();
     assert_eq!(fenced.exit_code(), 6);

@@ -92,7 +92,8 @@ fn a_commit_of_damaged_or_foreign_packs_is_refused() {
     std::fs::set_permissions(&path, mode).unwrap();
     std::fs::write(&path, &bytes).unwrap();
     // What came before this run of the embassy is read once more.
-    world.restart();
+    world.stop();
+    world.start();
     let (land, agent) = (&world.one.land, world.land());
     let (kind_, exit, detail) = refusal(&agent, &commit);
     assert_eq!((kind_.as_str(), exit), (kind::INCOMPLETE, 4));
@@ -129,7 +130,8 @@ fn a_commit_reads_no_pack_a_second_time() {
             .unwrap();
     };
     put(&world, &first);
-    world.restart();
+    world.stop();
+    world.start();
     let packs = [(1, 0, &first), (1, 1, &second)];
     let (list, commit) = world.one.land.version(state, LAND, 1, None, &packs, root);
     let agent = world.land();
