@@ -80,9 +80,7 @@ impl EmbassyError {
     pub(crate) fn is_of_one_state(&self) -> bool {
         match self {
             Self::Log { .. } | Self::Attachment { .. } => true,
-            Self::Store(error) => {
-                !matches!(error, legation_repo::store::StoreError::Locked { .. })
-            }
+            Self::Store(error) => !matches!(error, legation_repo::store::StoreError::Locked { .. }),
             _ => false,
         }
     }

@@ -4,7 +4,7 @@
 //! embassy's key. Nothing in it is authority; it is all rebuilt from the log and the journals at every start.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use legation_core::id::{OrderId, Sha256, StateId};
@@ -34,6 +34,8 @@ pub struct Embassy {
     pub limits: Limits,
     /// Memory for bodies, in KiB.
     pub memory: Arc<Semaphore>,
+    /// The part of it that each key may take.
+    shares: Mutex<BTreeMap<Sha256, Arc<Semaphore>>>,
     states: BTreeMap<StateId, Arc<Hosted>>,
     /// States whose store could not be opened, with the mandates that say who is told so.
     closed: BTreeMap<StateId, Mandate>,
@@ -104,6 +106,7 @@ impl Embassy {
         Ok(Self {
             limits,
             memory: Arc::new(Semaphore::new(limits.body_memory / 1024)),
+            shares: Mutex::default(),
             states: opened,
             closed,
             label,
@@ -114,6 +117,13 @@ impl Embassy {
     /// The states that are served.
     pub fn states(&self) -> Vec<StateId> {
         self.states.keys().copied().collect()
+    }
+
+    /// The part of the memory for bodies that one key may take. Only keys of mandates come here, so they are few.
+    pub fn memory_of(&self, key: Sha256) -> Arc<Semaphore> {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let share = || Arc::new(Semaphore::new(self.limits.body_memory_of_key() / 1024));
+        shares.entry(key).or_insert_with(share).clone()
     }
 
     /// A state that is served.

@@ -245,7 +245,10 @@ impl Keep {
         bytes: &[u8],
     ) -> Result<Put, Refused> {
         // Held from counting to keeping, so that the bound holds.
-        let _held = self.releasing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _held = self
+            .releasing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let digest = Sha256::of(bytes);
         let standing = self.dir.releases_to(order, recipient).map_err(refused)?;
         let same = standing.iter().find(|name| name.digest == digest);

@@ -3,8 +3,9 @@
 //! A peer is its TLS public key. A key that no state served here knows does not get past the handshake; what a known
 //! key may do is asked anew at every request. Nothing here logs where anybody connects from.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener as StdListener};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -15,8 +16,9 @@ use legation_repo::http::tls::{self, KnownPeers};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tower::ServiceExt as _;
 
 use crate::config::{EmbassyConfig, Limits};
@@ -37,6 +39,8 @@ const BLOCKING_THREADS: usize = 64;
 /// How much of what a refused peer still sends is read, and for how long.
 const LINGER_BYTES: u64 = 256 << 10;
 const LINGER: Duration = Duration::from_secs(1);
+/// Longest wait for what is under way when a running embassy is dropped.
+const DROP_WAIT: Duration = Duration::from_secs(2);
 /// Pause after the system refused to accept a connection (out of descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -80,7 +84,8 @@ impl EmbassyServer {
             acceptor,
             router: http::router(embassy.clone()),
             connections: Arc::new(Semaphore::new(limits.connections)),
-            handshakes: Semaphore::new(limits.handshakes),
+            handshakes: Arc::new(Semaphore::new(limits.handshakes)),
+            shares: Mutex::default(),
             limits,
             stopped,
         });
@@ -146,7 +151,8 @@ impl Drop for EmbassyHandle {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             let _ = self.stop.send(true);
-            runtime.shutdown_background();
+            // Until its tasks are gone they hold the store's lock.
+            runtime.shutdown_timeout(DROP_WAIT);
             self.embassy.close();
         }
     }
@@ -162,9 +168,25 @@ struct Gate {
     acceptor: TlsAcceptor,
     router: Router,
     connections: Arc<Semaphore>,
-    handshakes: Semaphore,
+    handshakes: Arc<Semaphore>,
+    /// The connections that each key may have.
+    shares: Mutex<BTreeMap<Sha256, Arc<Semaphore>>>,
     limits: Limits,
     stopped: watch::Receiver<bool>,
+}
+
+impl Gate {
+    /// A place for a connection of this key: among its own, and among all.
+    fn place_of(&self, spki: Sha256) -> Option<[OwnedSemaphorePermit; 2]> {
+        let own = {
+            let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+            let share = || Arc::new(Semaphore::new(self.limits.connections_of_key()));
+            shares.entry(spki).or_insert_with(share).clone()
+        };
+        let own = own.try_acquire_owned().ok()?;
+        let all = self.connections.clone().try_acquire_owned().ok()?;
+        Some([own, all])
+    }
 }
 
 struct Known(Arc<Embassy>);
@@ -195,22 +217,26 @@ async fn accept(listener: TcpListener, gate: Arc<Gate>) {
                 continue;
             }
         };
-        // Beyond the bound a connection is closed rather than queued: waiting peers would only time out.
-        let Ok(place) = gate.connections.clone().try_acquire_owned() else {
+        // Until a peer has shown a known key it has a place among the handshakes only. Beyond their bound a connection
+        // is closed rather than queued: waiting peers would only time out.
+        let Ok(place) = gate.handshakes.clone().try_acquire_owned() else {
             continue;
         };
         let gate = gate.clone();
         tokio::spawn(async move {
-            converse(stream, &gate).await;
+            let greeted = greet(stream, &gate).await;
             drop(place);
+            if let Some((stream, spki)) = greeted {
+                converse(stream, spki, &gate).await;
+            }
         });
     }
 }
 
-async fn converse(stream: TcpStream, gate: &Gate) {
+/// The handshake: a connection, and whose it is.
+async fn greet(stream: TcpStream, gate: &Gate) -> Option<(TlsStream<TcpStream>, Sha256)> {
     let _ = stream.set_nodelay(true);
     let handshake = async {
-        let _place = gate.handshakes.acquire().await.ok()?;
         match gate.acceptor.accept(stream).into_fallible().await {
             Ok(stream) => Some(stream),
             Err((_, stream)) => {
@@ -221,14 +247,20 @@ async fn converse(stream: TcpStream, gate: &Gate) {
     };
     let Ok(Some(stream)) = tokio::time::timeout(gate.limits.handshake, handshake).await else {
         tracing::debug!("a connection ended in its handshake");
-        return;
+        return None;
     };
     let certificate = stream
         .get_ref()
         .1
         .peer_certificates()
         .and_then(|c| c.first());
-    let Some(spki) = certificate.and_then(|c| tls::spki_sha256(c).ok()) else {
+    let spki = certificate.and_then(|c| tls::spki_sha256(c).ok())?;
+    Some((stream, spki))
+}
+
+async fn converse(stream: TlsStream<TcpStream>, spki: Sha256, gate: &Gate) {
+    let Some(_place) = gate.place_of(spki) else {
+        tracing::debug!("a connection beyond its bound is closed");
         return;
     };
 

@@ -298,7 +298,10 @@ fn releases(dir: &StateDir, run: &Run<'_>) {
                         == (*dir.state(), &name.order, name.recipient)
                 });
                 if !its {
-                    found(told, "it is not for the order and key of its name".to_owned());
+                    found(
+                        told,
+                        "it is not for the order and key of its name".to_owned(),
+                    );
                 }
             }
             Err(StoreError::Damaged { why, .. }) => found(told, why),

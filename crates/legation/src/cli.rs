@@ -187,7 +187,8 @@ fn refuse(error: &clap::Error, json: bool) -> ExitCode {
 /// What is logged. The crates that carry requests say where they connect to, which stands in no log: of those only
 /// warnings are shown, however much else is.
 fn filter(verbose: u8) -> String {
-    const LINE: &str = "hyper=warn,hyper_util=warn,h2=warn,reqwest=warn,rustls=warn,tokio_postgres=warn";
+    const LINE: &str =
+        "hyper=warn,hyper_util=warn,h2=warn,reqwest=warn,rustls=warn,tokio_postgres=warn";
     let level = match verbose {
         0 => "warn,legation=info,legation_embassy=info",
         1 => "info,legation=debug,legation_embassy=debug",

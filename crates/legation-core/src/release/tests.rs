@@ -66,7 +66,10 @@ fn the_clear_part_is_read_and_nothing_else() {
         ("recipient: ", "recipient: g"),
     ] {
         assert!(text.contains(from));
-        assert!(ReleaseHead::read(text.replace(from, to).as_bytes()).is_err(), "{from}");
+        assert!(
+            ReleaseHead::read(text.replace(from, to).as_bytes()).is_err(),
+            "{from}"
+        );
     }
     let mut long = text.into_bytes();
     long.resize(MAX_RELEASE + 1, b'\n');

@@ -149,10 +149,16 @@ fn a_flipped_byte_is_found_in_every_kind_of_file() {
     let desk = world.desk();
     // Evidence: another frame than the one that was kept.
     let mut changed = rest[0].clone();
-    world.land().append_journal(LAND, &stream, rest.concat()).unwrap();
+    world
+        .land()
+        .append_journal(LAND, &stream, rest.concat())
+        .unwrap();
     let last = changed.len() - 1;
     changed[last] ^= 1;
-    world.land().append_journal(LAND, &stream, changed).unwrap_err();
+    world
+        .land()
+        .append_journal(LAND, &stream, changed)
+        .unwrap_err();
     let order = world.one.activation(orders::head(&desk), orders::ORDER);
     desk.submit(&order).unwrap();
     let head = ReleaseHead {
@@ -191,13 +197,28 @@ fn a_flipped_byte_is_found_in_every_kind_of_file() {
         fs::write(&path, good).unwrap();
     }
     assert_eq!(missed, Vec::<String>::new());
-    let all = ["FORMAT", "attachment", "evidence", "journal", "log", "object", "release"];
+    let all = [
+        "FORMAT",
+        "attachment",
+        "evidence",
+        "journal",
+        "log",
+        "object",
+        "release",
+    ];
     assert_eq!(kinds.into_iter().collect::<Vec<_>>(), all);
 
     // What the log names and is not there is missed, be it a session's key.
-    away(&world, &root.join(format!("attachment/{}", head.recipient)), || {
-        let found = found(&world);
-        assert_eq!(found.len(), 1, "{found:?}");
-        assert!(found[0].contains("names it and it is not there"), "{found:?}");
-    });
+    away(
+        &world,
+        &root.join(format!("attachment/{}", head.recipient)),
+        || {
+            let found = found(&world);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert!(
+                found[0].contains("names it and it is not there"),
+                "{found:?}"
+            );
+        },
+    );
 }

@@ -115,7 +115,12 @@ fn an_accepted_activation_fences_home() {
         .unwrap_err();
     assert_eq!(spent.problem().unwrap().kind, kind::MANDATE);
     assert!(spent.to_string().contains("rule 24"), "{spent}");
-    assert!(agent.object_size(Kind::Slip, &name_of_slip).unwrap().is_none());
+    assert!(
+        agent
+            .object_size(Kind::Slip, &name_of_slip)
+            .unwrap()
+            .is_none()
+    );
     let fenced = agent.submit(&epoch).unwrap_err();
     assert_eq!(fenced.exit_code(), 6);
 
@@ -140,7 +145,10 @@ fn an_accepted_activation_fences_home() {
     assert!(inside.releases(&id).unwrap().is_empty());
     assert_eq!(exit(b"junk".to_vec()), 4);
     assert_eq!(exit(other(|h| h.state.0[0] ^= 1)), 4);
-    assert_eq!(exit(other(|h| h.order = "2026-11-22-7f2c91d1".parse().unwrap())), 4);
+    assert_eq!(
+        exit(other(|h| h.order = "2026-11-22-7f2c91d1".parse().unwrap())),
+        4
+    );
     assert_eq!(exit(other(|h| h.statement.0[0] ^= 1)), 4);
     assert_eq!(exit(other(|h| h.recipient.0[0] ^= 1)), 8);
     let junk = release(&head, "AAAA");
@@ -155,7 +163,8 @@ fn an_accepted_activation_fences_home() {
     assert!(agent.releases(&id).is_err());
     // One key delivers so many for a session, and takes nobody else's place.
     for n in 2..8 {
-        desk.put_release(&id, release(&head, &format!("CCC{n}"))).unwrap();
+        desk.put_release(&id, release(&head, &format!("CCC{n}")))
+            .unwrap();
     }
     let full = desk.put_release(&id, release(&head, "CCC8")).unwrap_err();
     assert_eq!(full.problem().unwrap().kind, kind::FULL);

@@ -160,7 +160,11 @@ fn a_damaged_attachment_closes_its_own_state_only() {
     desk.submit(&order).unwrap();
     let key = orders::session(&world);
     let file = |name: &legation_core::id::Sha256| {
-        let root = world.dir.path().join("store").join(world.one.state.to_string());
+        let root = world
+            .dir
+            .path()
+            .join("store")
+            .join(world.one.state.to_string());
         root.join("attachment").join(name.to_string())
     };
     let flip = |path: &std::path::Path| {
@@ -194,7 +198,10 @@ fn a_damaged_attachment_closes_its_own_state_only() {
         let closed = world.desk().status().unwrap_err();
         let problem = closed.problem().unwrap();
         assert_eq!((problem.status, problem.exit), (503, 1));
-        assert!(problem.detail.contains("cannot open this state"), "{closed}");
+        assert!(
+            problem.detail.contains("cannot open this state"),
+            "{closed}"
+        );
         assert!(world.client(&world.two, &world.two.desk).status().is_ok());
         // Whoever has no role in it is told of nothing.
         let stranger = world.client(&world.one, &world.two.desk).status();
@@ -207,7 +214,10 @@ fn a_damaged_attachment_closes_its_own_state_only() {
     let error = EmbassyServer::start(config).unwrap_err();
     assert_eq!(error.exit_code(), 4);
     let said = error.to_string();
-    assert!(said.contains(&key.to_string()) && said.contains("missing"), "{said}");
+    assert!(
+        said.contains(&key.to_string()) && said.contains("missing"),
+        "{said}"
+    );
     std::fs::write(&path, bytes).unwrap();
     world.start();
     assert!(world.desk().status().is_ok());

@@ -83,7 +83,10 @@ fn releases_stand_side_by_side() {
     assert_eq!(put(&late, &other, b"more"), Put::Created);
     let found = writer.releases_to(&order, &late).unwrap();
     let read = |name| writer.release(name).unwrap().unwrap();
-    assert_eq!(found.iter().map(read).collect::<Vec<_>>(), [b"keys", b"more"]);
+    assert_eq!(
+        found.iter().map(read).collect::<Vec<_>>(),
+        [b"keys", b"more"]
+    );
     assert_eq!(writer.releases_of(&order).unwrap().len(), 3);
     assert_eq!(writer.released().unwrap(), std::slice::from_ref(&order));
 

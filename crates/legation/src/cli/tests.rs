@@ -33,7 +33,10 @@ fn the_crates_that_connect_say_no_more_than_warnings() {
         let level = filter(verbose);
         for connects in ["hyper", "hyper_util", "h2", "reqwest", "rustls"] {
             let quiet = format!("{connects}=warn");
-            assert!(level.split(',').any(|one| one == quiet), "{level}: {connects}");
+            assert!(
+                level.split(',').any(|one| one == quiet),
+                "{level}: {connects}"
+            );
         }
     }
 }

@@ -31,7 +31,12 @@ fn deliver_junk(world: &World, order: &Order) {
     let flipped = if sealed.starts_with('A') { "B" } else { "A" };
     fs::write(&junk, format!("{clear}annex: {flipped}{}", &sealed[1..])).expect("writing");
     let ran = world.legation.ok(args![
-        "order", "submit", junk, "--config", world.person(), "--json"
+        "order",
+        "submit",
+        junk,
+        "--config",
+        world.person(),
+        "--json"
     ]);
     ran.expect("delivering junk");
 }
@@ -42,10 +47,23 @@ fn junk_and_a_new_session_do_not_stand_in_the_way_of_the_release() {
     let order = world.order_activate("order", &[]).expect("an order");
     let officers = [0, 1, 3].map(|n| &world.officers[n]);
     for officer in officers {
-        world.approve(&order, officer).and_then(Ran::ok).expect("an approval");
+        world
+            .approve(&order, officer)
+            .and_then(Ran::ok)
+            .expect("an approval");
     }
-    let submit = || world.submit(&order, &officers).and_then(Ran::ok).expect("a bundle");
-    let release = || world.release(&order, &officers).and_then(Ran::ok).expect("a release");
+    let submit = || {
+        world
+            .submit(&order, &officers)
+            .and_then(Ran::ok)
+            .expect("a bundle")
+    };
+    let release = || {
+        world
+            .release(&order, &officers)
+            .and_then(Ran::ok)
+            .expect("a release")
+    };
 
     // The first session is killed between its key and the delivery.
     let first = world.activate(&order.text).expect("activate");
@@ -61,7 +79,11 @@ fn junk_and_a_new_session_do_not_stand_in_the_way_of_the_release() {
     wait_said(&live, "session", 2);
     let old = world.deliver(&order).expect("delivering what is too old");
     assert_eq!(old.code, 8, "{}", old.err);
-    assert!(old.err.contains("release from the new bundle"), "{}", old.err);
+    assert!(
+        old.err.contains("release from the new bundle"),
+        "{}",
+        old.err
+    );
     fs::remove_dir_all(order.beside("bundle")).expect("a bundle");
     fs::remove_file(order.beside("released")).expect("a release");
     submit();
