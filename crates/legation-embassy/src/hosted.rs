@@ -137,15 +137,22 @@ impl Embassy {
         mandate.is_some_and(|mandate| mandate.role_of(spki).is_some())
     }
 
-    /// Whether some state knows this TLS key now.
-    pub fn knows(&self, spki: &Sha256) -> bool {
-        self.states
-            .values()
-            .any(|hosted| hosted.role_of(spki).is_some())
-            || self
-                .closed
-                .values()
-                .any(|mandate| mandate.role_of(spki).is_some())
+    /// The states that should be served, in ascending order.
+    pub fn configured(&self) -> Vec<StateId> {
+        let mut all: Vec<StateId> = self
+            .states
+            .keys()
+            .chain(self.closed.keys())
+            .copied()
+            .collect();
+        all.sort();
+        all
+    }
+
+    /// Whether a state knows this TLS key now.
+    pub fn knows(&self, state: &StateId, spki: &Sha256) -> bool {
+        let hosted = self.states.get(state);
+        hosted.is_some_and(|hosted| hosted.role_of(spki).is_some()) || self.is_closed(state, spki)
     }
 
     /// Whether every state takes statements.

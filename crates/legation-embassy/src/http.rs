@@ -28,9 +28,14 @@ pub use problem::Refused;
 
 use crate::hosted::{Embassy, Hosted};
 
-/// The TLS public key of whoever sent a request, by its SHA-256.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer(pub Sha256);
+/// Whoever sent a request.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// SHA-256 of the TLS public key.
+    pub key: Sha256,
+    /// The states served here that the certificate names.
+    pub states: Arc<[StateId]>,
+}
 
 /// All paths.
 pub fn router(embassy: Arc<Embassy>) -> Router {
@@ -103,9 +108,8 @@ impl FromRequestParts<Arc<Embassy>> for Caller {
         embassy: &Arc<Embassy>,
     ) -> Result<Self, Refused> {
         let unknown = || Refused::not_found("such path");
-        let Some(Peer(spki)) = parts.extensions.get::<Peer>().copied() else {
-            return Err(unknown());
-        };
+        let peer = parts.extensions.get::<Peer>().cloned();
+        let Peer { key: spki, states } = peer.ok_or_else(unknown)?;
         let params = RawPathParams::from_request_parts(parts, embassy)
             .await
             .map_err(|_| unknown())?;
@@ -113,6 +117,7 @@ impl FromRequestParts<Arc<Embassy>> for Caller {
             .iter()
             .find(|(name, _)| *name == "state")
             .and_then(|(_, v)| v.parse().ok())
+            .filter(|state| states.contains(state))
             .ok_or_else(unknown)?;
         let Some(hosted) = embassy.hosted(&state) else {
             return Err(match embassy.is_closed(&state, &spki) {

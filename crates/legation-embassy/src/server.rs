@@ -11,13 +11,14 @@ use std::time::Duration;
 use axum::Router;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use legation_core::id::Sha256;
+use legation_core::id::{Sha256, StateId};
 use legation_repo::http::tls::{self, KnownPeers};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::server::TlsStream;
 use tower::ServiceExt as _;
 
@@ -69,6 +70,9 @@ impl EmbassyServer {
             .collect::<Result<Vec<_>, _>>()?;
         let identity = config.identity.tls.clone();
         let embassy = Arc::new(Embassy::open(config)?);
+        let identity = identity
+            .naming(&embassy.configured())
+            .map_err(EmbassyError::Tls)?;
         let tls = tls::server_config(&identity, Arc::new(Known(embassy.clone())))
             .map_err(EmbassyError::Tls)?;
         let acceptor = TlsAcceptor::from(Arc::new(tls));
@@ -81,6 +85,7 @@ impl EmbassyServer {
             .map_err(EmbassyError::Runtime)?;
         let (stop, stopped) = watch::channel(false);
         let gate = Arc::new(Gate {
+            embassy: embassy.clone(),
             acceptor,
             router: http::router(embassy.clone()),
             connections: Arc::new(Semaphore::new(limits.connections)),
@@ -165,6 +170,7 @@ impl std::fmt::Debug for EmbassyHandle {
 }
 
 struct Gate {
+    embassy: Arc<Embassy>,
     acceptor: TlsAcceptor,
     router: Router,
     connections: Arc<Semaphore>,
@@ -176,6 +182,13 @@ struct Gate {
 }
 
 impl Gate {
+    /// The states served here that a certificate names.
+    fn states_named(&self, certificate: &CertificateDer<'_>) -> Vec<StateId> {
+        let mut states = self.embassy.configured();
+        states.retain(|state| tls::names_state(certificate, state));
+        states
+    }
+
     /// A place for a connection of this key: among its own, and among all.
     fn place_of(&self, spki: Sha256) -> Option<[OwnedSemaphorePermit; 2]> {
         let own = {
@@ -192,8 +205,9 @@ impl Gate {
 struct Known(Arc<Embassy>);
 
 impl KnownPeers for Known {
-    fn knows(&self, spki: &Sha256) -> bool {
-        self.0.knows(spki)
+    fn knows(&self, spki: &Sha256, names: &dyn Fn(&StateId) -> bool) -> bool {
+        let mut states = self.0.configured().into_iter();
+        states.any(|state| names(&state) && self.0.knows(&state, spki))
     }
 }
 
@@ -226,15 +240,15 @@ async fn accept(listener: TcpListener, gate: Arc<Gate>) {
         tokio::spawn(async move {
             let greeted = greet(stream, &gate).await;
             drop(place);
-            if let Some((stream, spki)) = greeted {
-                converse(stream, spki, &gate).await;
+            if let Some((stream, peer)) = greeted {
+                converse(stream, peer, &gate).await;
             }
         });
     }
 }
 
 /// The handshake: a connection, and whose it is.
-async fn greet(stream: TcpStream, gate: &Gate) -> Option<(TlsStream<TcpStream>, Sha256)> {
+async fn greet(stream: TcpStream, gate: &Gate) -> Option<(TlsStream<TcpStream>, Peer)> {
     let _ = stream.set_nodelay(true);
     let handshake = async {
         match gate.acceptor.accept(stream).into_fallible().await {
@@ -254,19 +268,23 @@ async fn greet(stream: TcpStream, gate: &Gate) -> Option<(TlsStream<TcpStream>, 
         .1
         .peer_certificates()
         .and_then(|c| c.first());
-    let spki = certificate.and_then(|c| tls::spki_sha256(c).ok())?;
-    Some((stream, spki))
+    let certificate = certificate?;
+    let peer = Peer {
+        key: tls::spki_sha256(certificate).ok()?,
+        states: gate.states_named(certificate).into(),
+    };
+    Some((stream, peer))
 }
 
-async fn converse(stream: TlsStream<TcpStream>, spki: Sha256, gate: &Gate) {
-    let Some(_place) = gate.place_of(spki) else {
+async fn converse(stream: TlsStream<TcpStream>, peer: Peer, gate: &Gate) {
+    let Some(_place) = gate.place_of(peer.key) else {
         tracing::debug!("a connection beyond its bound is closed");
         return;
     };
 
     let router = gate.router.clone();
     let service = service_fn(move |mut request: ::http::Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(Peer(spki));
+        request.extensions_mut().insert(peer.clone());
         router.clone().oneshot(request)
     });
     let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());

@@ -205,7 +205,7 @@ fn a_damaged_attachment_closes_its_own_state_only() {
         assert!(world.client(&world.two, &world.two.desk).status().is_ok());
         // Whoever has no role in it is told of nothing.
         let stranger = world.client(&world.one, &world.two.desk).status();
-        assert!(stranger.unwrap_err().is_not_found());
+        assert_eq!(stranger.unwrap_err().exit_code(), 12);
     }
     // Alone, the embassy does not start, and names the file.
     world.stop();

@@ -115,7 +115,7 @@ impl Client {
     /// Sets up the client. Connects at the first verb.
     pub fn new(options: ClientOptions) -> Result<Self, ClientError> {
         install_provider();
-        let config = tls::client_config(&options.identity, options.server)?;
+        let config = tls::client_config(&options.identity, options.server, options.state)?;
         let http = reqwest::blocking::Client::builder()
             .tls_backend_preconfigured(config)
             .https_only(true)
