@@ -21,6 +21,7 @@ use legation_repo::log::DiskLog;
 use legation_repo::store::StoreError;
 use tokio::sync::oneshot;
 
+use crate::clock::Clock;
 use crate::error::EmbassyError;
 use crate::hosted::{self, Keys, Site};
 use crate::http::Refused;
@@ -68,6 +69,7 @@ impl Sequencer {
             site,
             journals,
             keys,
+            clock: Clock::start(),
             log: Some(log),
             told: (Instant::now(), HashSet::new()),
             ready: ready.clone(),
@@ -139,6 +141,12 @@ pub fn recover(
     )?;
     if log.reader().size() > 0 {
         let state = replay(keep, &log)?;
+        if now < state.last_received() {
+            tracing::warn!(
+                state = %state.id(), %now, last = %state.last_received(),
+                "the clock is behind the log's last entry; entries are stamped with that one's time until it has passed"
+            );
+        }
         return Ok((log, state));
     }
     let entry = Entry {
@@ -214,6 +222,7 @@ struct Writer {
     site: Arc<Site>,
     journals: Arc<Journals>,
     keys: Arc<Keys>,
+    clock: Clock,
     /// `None` after a failed write, until it is opened anew.
     log: Option<DiskLog>,
     /// Refused orders that the log tells of, since when.
@@ -268,7 +277,12 @@ impl Writer {
             }
             return;
         }
-        let mut batch = self.batch();
+        let Some(mut batch) = self.batch() else {
+            for (_, reply) in jobs {
+                let _ = reply.send(Err(Refused::clock()));
+            }
+            return;
+        };
         let mut accepted = Vec::new();
         let mut turned_away = Vec::new();
         for (signed, reply) in jobs {
@@ -333,14 +347,21 @@ impl Writer {
             .map_err(|refusal| refusal.to_string())
     }
 
-    fn batch(&self) -> Batch {
+    /// An empty batch, stamped; `None` while the clock cannot be believed.
+    fn batch(&self) -> Option<Batch> {
         let state = (*self.site.fold()).clone();
-        let last = state.last_received();
-        Batch {
+        let last = self.clock.stamp(state.last_received());
+        if last.is_none() {
+            tracing::error!(
+                now = %hosted::now(), last = %state.last_received(),
+                "the clock jumped more than a day ahead: nothing is logged until it agrees again or the embassy is restarted"
+            );
+        }
+        Some(Batch {
             state,
             entries: Vec::new(),
-            last: hosted::now().max(last),
-        }
+            last: last?,
+        })
     }
 
     /// Appends a batch durably, then puts its fold in force.
@@ -411,7 +432,9 @@ impl Writer {
             tracing::error!("the journals do not answer; fences are owed");
             return;
         };
-        let mut batch = self.batch();
+        let Some(mut batch) = self.batch() else {
+            return;
+        };
         for ((order, registry, term), (_, end)) in due.into_iter().zip(ends) {
             let end = end.map(|s| s.position);
             let fence = Fence {
