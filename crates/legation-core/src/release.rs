@@ -7,6 +7,9 @@ use crate::keys::{EpochRoot, OpeningKey, SEALED_OVERHEAD, SealingKey};
 use crate::slip::epoch_root;
 use crate::suite::SUITE;
 
+mod head;
+pub use head::{MAX_RELEASE, RELEASE_HEAD, ReleaseHead};
+
 const INFO: &[u8] = b"legation/v1 release";
 
 /// Length of one released key.

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use legation_core::id::Digest;
 use legation_core::list::{ListRow, PackList};
-use legation_core::pack::PackHeader;
+use legation_core::pack::{PACK_HEADER, PackHeader};
 use legation_core::policy::{Admission, State};
 use legation_core::slip;
 use legation_core::statement::{Commit, Epoch, Signed, Statement};
@@ -41,11 +41,29 @@ pub fn facts(site: &Site, journals: &Journals, signed: &Signed) -> Result<(), Re
     }
     match statement {
         Statement::Epoch(epoch) => slip_of(&site.keep, &epoch),
-        Statement::Commit(commit) => packs_of(&site.keep, &fold, &commit),
+        Statement::Commit(commit) => {
+            // One reader a registry: a client that gave up and came again does not make the disk read twice.
+            let _turn = site.keep.turn(commit.registry).ok_or_else(Refused::busy)?;
+            packs_of(&site.keep, &fold, &commit)
+        }
         // A journal only grows, and a mark of what it does not hold would be damage for ever.
         Statement::Mark(mark) => journals.bears_out(&mark),
         _ => Ok(()),
     }
+}
+
+/// Whether a slip may be kept, by the fold: what is sealed to a spent generation is refused before it lies here.
+pub fn slip(site: &Site, kind: Kind, digest: &Digest, bytes: &[u8]) -> Result<(), Refused> {
+    if kind != Kind::Slip || sequence::admission_is_off() {
+        return Ok(());
+    }
+    let header =
+        slip::header(bytes).map_err(|e| Refused::bytes(format!("this is no {kind}: {e}")))?;
+    if header.state != *site.keep.dir().state() {
+        return Err(Refused::bytes(format!("this {kind} is of another state")));
+    }
+    let checked = site.fold().check_slip(&header, digest);
+    checked.map_err(|refusal| sequence::refused(&refusal))
 }
 
 /// The slip of a new epoch is here and is that epoch's.
@@ -69,7 +87,7 @@ fn slip_of(keep: &Keep, epoch: &Epoch) -> Result<(), Refused> {
     Ok(())
 }
 
-/// Every pack of a commit is here. Those that the version before it had were read whole then; the others are now.
+/// Every pack of a commit is here. Those that the version before it had were read whole then, the others since they came.
 fn packs_of(keep: &Keep, fold: &State, commit: &Commit) -> Result<(), Refused> {
     let list = list_of(keep, &commit.packs.list)?;
     let bad = |why: String| Refused::incomplete(format!("pack list {}: {why}", commit.packs.list));
@@ -115,7 +133,7 @@ fn list_of(keep: &Keep, digest: &Digest) -> Result<PackList, Refused> {
     PackList::decode(&bytes).map_err(|e| Refused::incomplete(format!("pack list {digest}: {e}")))
 }
 
-/// A pack that an earlier version has: it was whole when that was committed, and scrubbing watches over it since.
+/// A pack that was whole when it was last read, in its size: checks of the whole store watch over it since.
 fn there(keep: &Keep, row: &ListRow) -> Result<(), Refused> {
     let size = keep
         .store()
@@ -130,14 +148,29 @@ fn there(keep: &Keep, row: &ListRow) -> Result<(), Refused> {
     )))
 }
 
-/// A pack that no earlier version has: read whole, and of the state, registry, epoch and number that the list says.
+/// A pack that no earlier version has: whole, and of the state, registry, epoch and number that the list says. One that
+/// this process has seen whole, when it came or at an earlier try, is not read again but for its header.
 fn its_own(keep: &Keep, commit: &Commit, row: &ListRow) -> Result<(), Refused> {
-    let bytes = whole(keep, Kind::Pack, &row.digest)?;
+    let bytes = if keep.seen_whole(&row.digest) {
+        there(keep, row)?;
+        keep.store()
+            .get(Kind::Pack, &row.digest, 0..PACK_HEADER as u64)
+            .map_err(|e| missing(Kind::Pack, &row.digest, e))?
+    } else {
+        let bytes = whole(keep, Kind::Pack, &row.digest)?;
+        keep.saw_whole(&row.digest);
+        bytes
+    };
+    let size = if bytes.len() == PACK_HEADER {
+        row.size.bytes()
+    } else {
+        bytes.len()
+    };
     let header = PackHeader::parse(&bytes)
         .map_err(|e| Refused::incomplete(format!("pack {}: {e}", row.digest)))?;
     let named = (commit.state, commit.registry, row.epoch, row.seq);
     if (header.state, header.registry, header.epoch, header.seq) != named
-        || bytes.len() != row.size.bytes()
+        || size != row.size.bytes()
     {
         return Err(Refused::incomplete(format!(
             "pack {} is of another state, registry, epoch or number than the list says",

@@ -79,9 +79,9 @@ impl Reserve {
 /// Bounds on what clients may occupy. The defaults suit a small machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at once; more are closed unanswered.
+    /// Connections of known keys at once; more are closed unanswered.
     pub connections: usize,
-    /// Handshakes under way at once.
+    /// Handshakes under way at once, which are places of their own: a stranger takes none of those of known keys.
     pub handshakes: usize,
     /// Longest handshake.
     pub handshake: Duration,
@@ -91,6 +91,10 @@ pub struct Limits {
     pub body_memory: usize,
     /// Longest pause within a body.
     pub body_idle: Duration,
+    /// How long any body may take, beside the time that its length takes at [`Limits::body_rate`].
+    pub body_grace: Duration,
+    /// Slowest rate at which a body may come, in bytes per second.
+    pub body_rate: usize,
     /// Longest wait for a place in a queue before the answer is "busy".
     pub queue_wait: Duration,
     /// Statements waiting for the sequencer of one state.
@@ -101,6 +105,26 @@ pub struct Limits {
     pub drain: Duration,
 }
 
+impl Limits {
+    /// How long a body of `length` bytes may take.
+    pub fn body_within(&self, length: usize) -> Duration {
+        self.body_grace + Duration::from_secs_f64(length as f64 / self.body_rate.max(1) as f64)
+    }
+
+    /// Bytes of bodies that one key may hold in memory at once: half, and the largest body at least.
+    pub fn body_memory_of_key(&self) -> usize {
+        (self.body_memory / 2).max(self.body_memory.min(LARGEST_BODY))
+    }
+
+    /// Connections that one key may have at once: an eighth, and 8 at least.
+    pub fn connections_of_key(&self) -> usize {
+        (self.connections / 8).max(8)
+    }
+}
+
+/// The largest body that is read or sent: a bundle of the log, a little longer than the largest object.
+const LARGEST_BODY: usize = 17 << 20;
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -110,6 +134,8 @@ impl Default for Limits {
             streams: 64,
             body_memory: 256 << 20,
             body_idle: Duration::from_secs(30),
+            body_grace: Duration::from_secs(30),
+            body_rate: 64 << 10,
             queue_wait: Duration::from_secs(20),
             statements: 256,
             appends: 256,

@@ -42,6 +42,21 @@ pub enum EmbassyError {
         /// What was found.
         why: String,
     },
+    /// A file that the log names is not what it was.
+    #[error(
+        "{what} of {state}, which entry {entry} of its log names, is {how}; put its bytes back under that name from a \
+         copy of the log (`legation log mirror` makes one with its attachments), then start again"
+    )]
+    Attachment {
+        /// The state.
+        state: String,
+        /// Which file.
+        what: String,
+        /// The entry.
+        entry: u64,
+        /// Damaged or missing.
+        how: String,
+    },
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] legation_repo::store::StoreError),
@@ -52,11 +67,21 @@ impl EmbassyError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::WrongKey { .. } => 12,
-            Self::Log { .. } => 4,
+            Self::Log { .. } | Self::Attachment { .. } => 4,
             Self::Mandate(_) => 8,
             Self::Store(legation_repo::store::StoreError::Locked { .. }) => 11,
             Self::Store(legation_repo::store::StoreError::Format { .. }) => 4,
             _ => 1,
+        }
+    }
+
+    /// Whether it is about what one state has on disk: the other states can be served all the same. What is wrong in
+    /// the settings, or held by another process, is wrong for the whole embassy.
+    pub(crate) fn is_of_one_state(&self) -> bool {
+        match self {
+            Self::Log { .. } | Self::Attachment { .. } => true,
+            Self::Store(error) => !matches!(error, legation_repo::store::StoreError::Locked { .. }),
+            _ => false,
         }
     }
 }

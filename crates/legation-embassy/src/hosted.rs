@@ -4,15 +4,16 @@
 //! embassy's key. Nothing in it is authority; it is all rebuilt from the log and the journals at every start.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use legation_core::id::{OrderId, Sha256, StateId};
 use legation_core::keys::SigningKey;
 use legation_core::log::{Checkpoint, LogSigner};
 use legation_core::mandate::Role;
-use legation_core::policy::State;
-use legation_core::statement::{Name, Signed, Time};
+use legation_core::policy::{OrderState, State};
+use legation_core::release::ReleaseHead;
+use legation_core::statement::{Mandate, Name, Signed, Statement, Time};
 use legation_repo::http::origin;
 use legation_repo::http::wire::StatusBody;
 use legation_repo::log::LogReader;
@@ -33,7 +34,11 @@ pub struct Embassy {
     pub limits: Limits,
     /// Memory for bodies, in KiB.
     pub memory: Arc<Semaphore>,
+    /// The part of it that each key may take.
+    shares: Mutex<BTreeMap<Sha256, Arc<Semaphore>>>,
     states: BTreeMap<StateId, Arc<Hosted>>,
+    /// States whose store could not be opened, with the mandates that say who is told so.
+    closed: BTreeMap<StateId, Mandate>,
     label: Name,
     since: Time,
 }
@@ -78,15 +83,32 @@ impl Embassy {
             EmbassyError::Mandate(format!("{label:?} is not a label of an embassy"))
         })?;
         let identity = Arc::new(Keys::of(identity)?);
-        let mut opened = BTreeMap::new();
+        let (mut opened, mut closed) = (BTreeMap::new(), BTreeMap::new());
+        let mut first = None;
         for state in states {
-            let hosted = Hosted::open(state, &store, reserve, &label, &identity, limits)?;
-            opened.insert(*hosted.site.keep.dir().state(), Arc::new(hosted));
+            let (id, founding, mandate) = founded(&state)?;
+            let founding = (id, founding);
+            match Hosted::open(state, founding, &store, reserve, &label, &identity, limits) {
+                Ok(hosted) => {
+                    opened.insert(id, Arc::new(hosted));
+                }
+                Err(error) if error.is_of_one_state() => {
+                    tracing::error!(state = %id, %error, "this state cannot be opened; the others are served");
+                    closed.insert(id, mandate);
+                    first.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if let (Some(error), true) = (first, opened.is_empty()) {
+            return Err(error);
         }
         Ok(Self {
             limits,
             memory: Arc::new(Semaphore::new(limits.body_memory / 1024)),
+            shares: Mutex::default(),
             states: opened,
+            closed,
             label,
             since: now(),
         })
@@ -97,21 +119,45 @@ impl Embassy {
         self.states.keys().copied().collect()
     }
 
+    /// The part of the memory for bodies that one key may take. Only keys of mandates come here, so they are few.
+    pub fn memory_of(&self, key: Sha256) -> Arc<Semaphore> {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let share = || Arc::new(Semaphore::new(self.limits.body_memory_of_key() / 1024));
+        shares.entry(key).or_insert_with(share).clone()
+    }
+
     /// A state that is served.
     pub fn hosted(&self, state: &StateId) -> Option<Arc<Hosted>> {
         self.states.get(state).cloned()
     }
 
-    /// Whether some state knows this TLS key now.
-    pub fn knows(&self, spki: &Sha256) -> bool {
-        self.states
-            .values()
-            .any(|hosted| hosted.role_of(spki).is_some())
+    /// Whether a state should be served and cannot be, as those may learn whom its mandate names.
+    pub fn is_closed(&self, state: &StateId, spki: &Sha256) -> bool {
+        let mandate = self.closed.get(state);
+        mandate.is_some_and(|mandate| mandate.role_of(spki).is_some())
+    }
+
+    /// The states that should be served, in ascending order.
+    pub fn configured(&self) -> Vec<StateId> {
+        let mut all: Vec<StateId> = self
+            .states
+            .keys()
+            .chain(self.closed.keys())
+            .copied()
+            .collect();
+        all.sort();
+        all
+    }
+
+    /// Whether a state knows this TLS key now.
+    pub fn knows(&self, state: &StateId, spki: &Sha256) -> bool {
+        let hosted = self.states.get(state);
+        hosted.is_some_and(|hosted| hosted.role_of(spki).is_some()) || self.is_closed(state, spki)
     }
 
     /// Whether every state takes statements.
     pub fn ready(&self) -> bool {
-        self.states.values().all(|hosted| hosted.sequencer.ready())
+        self.closed.is_empty() && self.states.values().all(|hosted| hosted.sequencer.ready())
     }
 
     /// Stops the threads of every state after what is queued.
@@ -126,18 +172,17 @@ impl Embassy {
 impl Hosted {
     fn open(
         hosted: HostedState,
+        (state, founding): (StateId, Signed),
         store: &std::path::Path,
         reserve: crate::config::Reserve,
         label: &Name,
         keys: &Arc<Keys>,
         limits: Limits,
     ) -> Result<Self, EmbassyError> {
-        let bad = |why: String| EmbassyError::Mandate(why);
-        let founding = Signed::parse(&hosted.mandate).map_err(|e| bad(e.to_string()))?;
-        let state = StateId::of_mandate(founding.text().as_bytes());
         let dir = StateDir::create(store, &state)?;
+        // Before anything is counted: it takes room as well. A damaged copy is replaced.
+        dir.put_attachment(&hosted.keyring)?;
         let keep = Keep::new(dir, reserve, hosted.quota)?;
-        keep.dir().put_attachment(&hosted.keyring)?;
         let (log, fold) =
             sequence::recover(&keep, founding, &origin(&state, label.as_str()), keys)?;
         keys.check(&fold, label)?;
@@ -179,15 +224,68 @@ impl Hosted {
         })
     }
 
-    /// Keeps what was released for an accepted order.
-    pub fn put_release(&self, order: &OrderId, bytes: &[u8]) -> Result<Put, Refused> {
-        if self.site.fold().order(order).is_none() {
-            return Err(Refused::policy(
+    /// Keeps what was released for an accepted order, delivered by the key `from`. Only what says in the clear that it
+    /// is for this order, and for the key that the order's keys are released to now, is kept; the rest is sealed.
+    pub fn put_release(
+        &self,
+        order: &OrderId,
+        from: &Sha256,
+        bytes: &[u8],
+    ) -> Result<Put, Refused> {
+        let fold = self.site.fold();
+        let accepted = fold.order(order).ok_or_else(|| {
+            Refused::policy(
                 8,
                 format!("no order {order} was accepted here; submit it first"),
+            )
+        })?;
+        let (head, _) = ReleaseHead::read(bytes)
+            .map_err(|e| Refused::bytes(format!("this is no release: {e}")))?;
+        if (head.state, &head.order, head.statement) != (fold.id(), order, accepted.id) {
+            return Err(Refused::bytes(format!(
+                "this release was made for order {}, with another text than the accepted order {order}",
+                head.order
+            )));
+        }
+        let recipient = accepted.recipient().ok_or_else(|| {
+            Refused::policy(
+                8,
+                format!("no session of order {order} asks for keys now; start `legation activate`"),
+            )
+        })?;
+        if head.recipient != recipient {
+            return Err(Refused::policy(
+                8,
+                format!(
+                    "this release is sealed to another key than order {order} releases to now; if `legation \
+                     activate` was started again, submit the order again and release from the new bundle"
+                ),
             ));
         }
-        self.site.keep.put_release(order, bytes)
+        self.site.keep.put_release(order, &recipient, from, bytes)
+    }
+
+    /// The digests of what was released for an order to whom its keys are released now.
+    pub fn releases(&self, order: &OrderId) -> Result<Vec<Sha256>, Refused> {
+        let fold = self.site.fold();
+        let recipient = fold.order(order).and_then(OrderState::recipient);
+        let found = match recipient {
+            Some(recipient) => self.site.keep.releases(order, &recipient)?,
+            None => Vec::new(),
+        };
+        Ok(found)
+    }
+}
+
+/// Which state a configured mandate founds.
+fn founded(hosted: &HostedState) -> Result<(StateId, Signed, Mandate), EmbassyError> {
+    let bad = |why: String| EmbassyError::Mandate(why);
+    let founding = Signed::parse(&hosted.mandate).map_err(|e| bad(e.to_string()))?;
+    let state = StateId::of_mandate(founding.text().as_bytes());
+    match founding.statement() {
+        Ok(Statement::Mandate(mandate)) => Ok((state, founding, *mandate)),
+        Ok(_) => Err(bad("the file holds another statement".to_owned())),
+        Err(error) => Err(bad(error.to_string())),
     }
 }
 

@@ -28,9 +28,14 @@ pub use problem::Refused;
 
 use crate::hosted::{Embassy, Hosted};
 
-/// The TLS public key of whoever sent a request, by its SHA-256.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer(pub Sha256);
+/// Whoever sent a request.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// SHA-256 of the TLS public key.
+    pub key: Sha256,
+    /// The states served here that the certificate names.
+    pub states: Arc<[StateId]>,
+}
 
 /// All paths.
 pub fn router(embassy: Arc<Embassy>) -> Router {
@@ -57,8 +62,9 @@ pub fn router(embassy: Arc<Embassy>) -> Router {
         .route("/log/{*path}", get(log::tile))
         .route(
             "/release/{order}",
-            put(small::put_release).get(small::get_release),
+            put(small::put_release).get(small::list_releases),
         )
+        .route("/release/{order}/{digest}", get(small::get_release))
         .route("/status", get(small::status));
     let router = Router::new()
         .route("/healthz", get(small::healthz))
@@ -78,6 +84,8 @@ pub struct Caller {
     pub hosted: Arc<Hosted>,
     /// What the mandate in force says that this key is.
     pub role: Role,
+    /// SHA-256 of the key.
+    pub key: Sha256,
 }
 
 impl Caller {
@@ -100,9 +108,8 @@ impl FromRequestParts<Arc<Embassy>> for Caller {
         embassy: &Arc<Embassy>,
     ) -> Result<Self, Refused> {
         let unknown = || Refused::not_found("such path");
-        let Some(Peer(spki)) = parts.extensions.get::<Peer>().copied() else {
-            return Err(unknown());
-        };
+        let peer = parts.extensions.get::<Peer>().cloned();
+        let Peer { key: spki, states } = peer.ok_or_else(unknown)?;
         let params = RawPathParams::from_request_parts(parts, embassy)
             .await
             .map_err(|_| unknown())?;
@@ -110,10 +117,20 @@ impl FromRequestParts<Arc<Embassy>> for Caller {
             .iter()
             .find(|(name, _)| *name == "state")
             .and_then(|(_, v)| v.parse().ok())
+            .filter(|state| states.contains(state))
             .ok_or_else(unknown)?;
-        let hosted = embassy.hosted(&state).ok_or_else(unknown)?;
+        let Some(hosted) = embassy.hosted(&state) else {
+            return Err(match embassy.is_closed(&state, &spki) {
+                true => Refused::closed(),
+                false => unknown(),
+            });
+        };
         let role = hosted.role_of(&spki).ok_or_else(unknown)?;
-        Ok(Self { hosted, role })
+        Ok(Self {
+            hosted,
+            role,
+            key: spki,
+        })
     }
 }
 

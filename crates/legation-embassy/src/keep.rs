@@ -2,11 +2,12 @@
 //!
 //! Objects are looked at from outside only: digest, size, and the clear header that says whose they are.
 
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use legation_core::attachments::Attachments;
-use legation_core::id::{Digest, OrderId, Sha256};
+use legation_core::id::{Digest, OrderId, RegistryId, Sha256};
 use legation_core::list::PackList;
 use legation_core::pack::PackHeader;
 use legation_core::size::SizeClass;
@@ -28,6 +29,14 @@ const FLOOR: u64 = 2;
 /// How much more than its quota a state's journals may reach, in parts of the quota: packs alone, which can wait, do not
 /// stop the journal, which cannot.
 const BEYOND_QUOTA: u64 = 10;
+/// Most releases that one key delivers for one session: enough for mistakes, and no key can crowd out another.
+const MAX_RELEASES: usize = 8;
+/// Most packs that are remembered as whole, of one state: a version of 4 TiB in packs of 16 MiB; about 20 MiB of memory.
+const MAX_SEEN: usize = 1 << 18;
+/// Most attachments of one state. A session key is one, so is a grant's key, and 4 MiB is the largest.
+const MAX_ATTACHED: usize = 4096;
+/// Most that a writer's key may add to: it has nothing to attach but a keyring after an amendment.
+const MAX_WRITERS: usize = 64;
 /// Names asked for at once while the store is counted.
 const COUNT_PAGE: usize = 1000;
 
@@ -36,6 +45,32 @@ pub struct Keep {
     dir: StateDir,
     reserve: Reserve,
     quota: Option<Quota>,
+    releasing: Mutex<()>,
+    /// How many attachments there are.
+    attached: Mutex<usize>,
+    whole: Mutex<Seen>,
+    /// Registries whose packs are being read for a commit.
+    reading: Mutex<HashSet<RegistryId>>,
+}
+
+/// Packs that this process has seen whole: the newest of them, in two halves of which the older is let go.
+#[derive(Default)]
+struct Seen {
+    newer: HashSet<Digest>,
+    older: HashSet<Digest>,
+}
+
+/// The right to read a registry's packs, until it is dropped.
+pub struct Turn<'a> {
+    reading: &'a Mutex<HashSet<RegistryId>>,
+    registry: RegistryId,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        reading.remove(&self.registry);
+    }
 }
 
 struct Quota {
@@ -46,17 +81,28 @@ struct Quota {
 impl Keep {
     /// Takes the opened directory of a state.
     pub fn new(dir: StateDir, reserve: Reserve, quota: Option<u64>) -> Result<Self, StoreError> {
+        let attached = dir.attachments()?;
         let quota = match quota {
-            Some(limit) => Some(Quota {
-                limit,
-                used: Mutex::new(used(dir.objects())?),
-            }),
+            Some(limit) => {
+                let mut used = used(dir.objects())?;
+                for name in &attached {
+                    used += dir.attachment_size(name)?;
+                }
+                Some(Quota {
+                    limit,
+                    used: Mutex::new(used),
+                })
+            }
             None => None,
         };
         Ok(Self {
             dir,
             reserve,
             quota,
+            releasing: Mutex::new(()),
+            attached: Mutex::new(attached.len()),
+            whole: Mutex::default(),
+            reading: Mutex::default(),
         })
     }
 
@@ -87,6 +133,10 @@ impl Keep {
             .store()
             .put(kind, digest, bytes, RetainUntil::FOREVER)
             .map_err(refused)?;
+        if kind == Kind::Pack {
+            // Digest and header were checked above, and what lies here now was compared with it.
+            self.saw_whole(digest);
+        }
         if put == Put::Created {
             self.count(size);
         }
@@ -118,6 +168,30 @@ impl Keep {
         ))
     }
 
+    /// Whether this process has seen the pack whole.
+    pub fn seen_whole(&self, pack: &Digest) -> bool {
+        let seen = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.newer.contains(pack) || seen.older.contains(pack)
+    }
+
+    /// Remembers that the pack was whole.
+    pub fn saw_whole(&self, pack: &Digest) {
+        let mut seen = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.newer.len() >= MAX_SEEN / 2 {
+            seen.older = std::mem::take(&mut seen.newer);
+        }
+        seen.newer.insert(*pack);
+    }
+
+    /// The turn to read this registry's packs, unless somebody else has it.
+    pub fn turn(&self, registry: RegistryId) -> Option<Turn<'_>> {
+        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        reading.insert(registry).then_some(Turn {
+            reading: &self.reading,
+            registry,
+        })
+    }
+
     /// The size of an object.
     pub fn object_size(&self, kind: Kind, digest: &Digest) -> Result<u64, Refused> {
         self.store().size(kind, digest).map_err(refused)
@@ -134,18 +208,45 @@ impl Keep {
     }
 
     /// Keeps an attachment. Durable on return.
-    pub fn put_attachment(&self, digest: &Sha256, bytes: &[u8]) -> Result<Put, Refused> {
+    /// A writer's key may add to fewer, so that it cannot use up what orders and sessions need.
+    pub fn put_attachment(
+        &self,
+        digest: &Sha256,
+        bytes: &[u8],
+        writer: bool,
+    ) -> Result<Put, Refused> {
         if Sha256::of(bytes) != *digest {
             return Err(Refused::bytes(format!(
                 "attachment {digest}: the bytes have another digest"
             )));
         }
-        let there = self.attachment(digest)?.is_some();
-        if !there {
-            self.room(bytes.len() as u64)?;
+        // Held from counting to keeping, so that the bound holds.
+        let mut number = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
+        let there = match self.dir.attachment(digest) {
+            Ok(found) => found.is_some(),
+            // The right bytes take the place of what is damaged.
+            Err(StoreError::Damaged { what, why }) => {
+                tracing::warn!(what, why, "damaged, and replaced by the right bytes");
+                self.dir.put_attachment(bytes).map_err(refused)?;
+                return Ok(Put::Created);
+            }
+            Err(other) => return Err(refused(other)),
+        };
+        if there {
+            return Ok(Put::Existing);
         }
+        let most = if writer { MAX_WRITERS } else { MAX_ATTACHED };
+        if *number >= most {
+            return Err(Refused::full(format!(
+                "{number} attachments are kept here, as many as this key may add to"
+            )));
+        }
+        let size = bytes.len() as u64;
+        self.room(size)?;
         self.dir.put_attachment(bytes).map_err(refused)?;
-        Ok(if there { Put::Existing } else { Put::Created })
+        *number += 1;
+        self.count(size);
+        Ok(Put::Created)
     }
 
     /// An attachment.
@@ -158,25 +259,60 @@ impl Keep {
         self.dir.attachments().map_err(refused)
     }
 
-    /// Keeps a release. Durable on return.
-    pub fn put_release(&self, order: &OrderId, bytes: &[u8]) -> Result<Put, Refused> {
-        match self.dir.put_release(order, bytes) {
-            Err(StoreError::Conflict { .. }) => Err(Refused::conflict(format!(
-                "order {order} was released before, with other bytes; those are kept"
-            ))),
-            other => other.map_err(refused),
-        }
+    /// Keeps a release that the key `from` delivers. Durable on return.
+    pub fn put_release(
+        &self,
+        order: &OrderId,
+        recipient: &Sha256,
+        from: &Sha256,
+        bytes: &[u8],
+    ) -> Result<Put, Refused> {
+        // Held from counting to keeping, so that the bound holds.
+        let _held = self
+            .releasing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let digest = Sha256::of(bytes);
+        let standing = self.dir.releases_to(order, recipient).map_err(refused)?;
+        let same = standing.iter().find(|name| name.digest == digest);
+        let from = match same {
+            Some(name) => name.from,
+            None => {
+                let before = standing.iter().filter(|name| name.from == *from).count();
+                if before >= MAX_RELEASES {
+                    return Err(Refused::full(format!(
+                        "this key has delivered {before} releases for order {order}, and none of them was opened; \
+                         another key must deliver the next, or `legation activate` be started again"
+                    )));
+                }
+                *from
+            }
+        };
+        self.dir
+            .put_release(order, recipient, &from, bytes)
+            .map_err(refused)
     }
 
-    /// What was released for an order.
-    pub fn release(&self, order: &OrderId) -> Result<Option<Vec<u8>>, Refused> {
-        self.dir.release(order).map_err(refused)
+    /// The digests of what was released for an order to `recipient`: ascending, each once.
+    pub fn releases(&self, order: &OrderId, recipient: &Sha256) -> Result<Vec<Sha256>, Refused> {
+        let names = self.dir.releases_to(order, recipient).map_err(refused)?;
+        let digests: BTreeSet<Sha256> = names.into_iter().map(|name| name.digest).collect();
+        Ok(digests.into_iter().collect())
+    }
+
+    /// One release of an order.
+    pub fn release(&self, order: &OrderId, digest: &Sha256) -> Result<Option<Vec<u8>>, Refused> {
+        let names = self.dir.releases_of(order).map_err(refused)?;
+        match names.iter().find(|name| name.digest == *digest) {
+            Some(name) => self.dir.release(name).map_err(refused),
+            None => Ok(None),
+        }
     }
 
     /// Keeps bytes that contradict what was acknowledged, beside the store. Never fails the caller.
     pub fn evidence(&self, name: &str, bytes: &[u8]) {
         let dir = self.dir.root().join("evidence");
-        let path = dir.join(format!("{name}-{}", Digest::of(bytes).short()));
+        let path = dir.join(format!("{name}-{}", Digest::of(bytes)));
         let kept = durable::create_dir(&dir).and_then(|()| {
             if path.exists() || std::fs::read_dir(&dir)?.count() >= MAX_EVIDENCE {
                 return Ok(());

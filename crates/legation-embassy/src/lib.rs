@@ -9,6 +9,7 @@
 //! the one place where frames of live WAL are appended and acknowledged; `keep` holds the bytes.
 
 mod admit;
+mod clock;
 mod config;
 mod error;
 mod hosted;

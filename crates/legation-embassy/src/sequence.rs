@@ -14,11 +14,14 @@ use std::time::{Duration, Instant};
 
 use legation_core::id::{OrderId, RegistryId, Sha256};
 use legation_core::policy::{Admission, Refusal, State};
-use legation_core::statement::{self, Entry, Fence, Order, Signed, Statement, TermStep, Time};
+use legation_core::statement::{
+    self, Entry, Fence, Order, Recipient, Signed, Statement, TermStep, Time,
+};
 use legation_repo::log::DiskLog;
 use legation_repo::store::StoreError;
 use tokio::sync::oneshot;
 
+use crate::clock::Clock;
 use crate::error::EmbassyError;
 use crate::hosted::{self, Keys, Site};
 use crate::http::Refused;
@@ -66,6 +69,7 @@ impl Sequencer {
             site,
             journals,
             keys,
+            clock: Clock::start(),
             log: Some(log),
             told: (Instant::now(), HashSet::new()),
             ready: ready.clone(),
@@ -137,6 +141,12 @@ pub fn recover(
     )?;
     if log.reader().size() > 0 {
         let state = replay(keep, &log)?;
+        if now < state.last_received() {
+            tracing::warn!(
+                state = %state.id(), %now, last = %state.last_received(),
+                "the clock is behind the log's last entry; entries are stamped with that one's time until it has passed"
+            );
+        }
         return Ok((log, state));
     }
     let entry = Entry {
@@ -164,14 +174,15 @@ fn replay(keep: &Keep, log: &DiskLog) -> Result<State, EmbassyError> {
             let entry = Entry::parse(&bytes).map_err(|e| broken(next, e.to_string()))?;
             match &mut state {
                 None => {
-                    state =
-                        Some(State::found(&entry, keep).map_err(|r| broken(next, r.to_string()))?)
+                    let founded = State::found(&entry, keep);
+                    let why = |r: Refusal| lacking(keep, &entry, broken(next, r.to_string()));
+                    state = Some(founded.map_err(why)?);
                 }
                 Some(state) => {
                     if let Err(refusal) = state.apply(&entry, keep)
                         && !admission_is_off()
                     {
-                        return Err(broken(next, refusal.to_string()));
+                        return Err(lacking(keep, &entry, broken(next, refusal.to_string())));
                     }
                 }
             }
@@ -181,11 +192,37 @@ fn replay(keep: &Keep, log: &DiskLog) -> Result<State, EmbassyError> {
     state.ok_or_else(|| broken(0, "the log is empty".into()))
 }
 
+/// Why an entry does not replay: if an attachment that it names is damaged or gone, that, and not `otherwise`.
+fn lacking(keep: &Keep, entry: &Entry, otherwise: EmbassyError) -> EmbassyError {
+    let named = match entry.signed.statement() {
+        Ok(Statement::Mandate(it)) => it.keyring,
+        Ok(Statement::Session(it)) => it.key,
+        Ok(Statement::Order(it)) => match it.recipient {
+            Recipient::Key(key) => key,
+            Recipient::Session => return otherwise,
+        },
+        _ => return otherwise,
+    };
+    let how = match keep.dir().attachment(&named) {
+        Ok(Some(_)) => return otherwise,
+        Ok(None) => "missing".to_owned(),
+        Err(StoreError::Damaged { why, .. }) => format!("damaged: {why}"),
+        Err(error) => return error.into(),
+    };
+    EmbassyError::Attachment {
+        state: keep.dir().state().to_string(),
+        what: format!("attachment {named}"),
+        entry: entry.index,
+        how,
+    }
+}
+
 /// The log's one writer.
 struct Writer {
     site: Arc<Site>,
     journals: Arc<Journals>,
     keys: Arc<Keys>,
+    clock: Clock,
     /// `None` after a failed write, until it is opened anew.
     log: Option<DiskLog>,
     /// Refused orders that the log tells of, since when.
@@ -240,7 +277,12 @@ impl Writer {
             }
             return;
         }
-        let mut batch = self.batch();
+        let Some(mut batch) = self.batch() else {
+            for (_, reply) in jobs {
+                let _ = reply.send(Err(Refused::clock()));
+            }
+            return;
+        };
         let mut accepted = Vec::new();
         let mut turned_away = Vec::new();
         for (signed, reply) in jobs {
@@ -305,14 +347,21 @@ impl Writer {
             .map_err(|refusal| refusal.to_string())
     }
 
-    fn batch(&self) -> Batch {
+    /// An empty batch, stamped; `None` while the clock cannot be believed.
+    fn batch(&self) -> Option<Batch> {
         let state = (*self.site.fold()).clone();
-        let last = state.last_received();
-        Batch {
+        let last = self.clock.stamp(state.last_received());
+        if last.is_none() {
+            tracing::error!(
+                now = %hosted::now(), last = %state.last_received(),
+                "the clock jumped more than a day ahead: nothing is logged until it agrees again or the embassy is restarted"
+            );
+        }
+        Some(Batch {
             state,
             entries: Vec::new(),
-            last: hosted::now().max(last),
-        }
+            last: last?,
+        })
     }
 
     /// Appends a batch durably, then puts its fold in force.
@@ -383,7 +432,9 @@ impl Writer {
             tracing::error!("the journals do not answer; fences are owed");
             return;
         };
-        let mut batch = self.batch();
+        let Some(mut batch) = self.batch() else {
+            return;
+        };
         for ((order, registry, term), (_, end)) in due.into_iter().zip(ends) {
             let end = end.map(|s| s.position);
             let fence = Fence {

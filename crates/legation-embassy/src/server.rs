@@ -3,20 +3,23 @@
 //! A peer is its TLS public key. A key that no state served here knows does not get past the handshake; what a known
 //! key may do is asked anew at every request. Nothing here logs where anybody connects from.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener as StdListener};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use legation_core::id::Sha256;
+use legation_core::id::{Sha256, StateId};
 use legation_repo::http::tls::{self, KnownPeers};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::server::TlsStream;
 use tower::ServiceExt as _;
 
 use crate::config::{EmbassyConfig, Limits};
@@ -37,6 +40,8 @@ const BLOCKING_THREADS: usize = 64;
 /// How much of what a refused peer still sends is read, and for how long.
 const LINGER_BYTES: u64 = 256 << 10;
 const LINGER: Duration = Duration::from_secs(1);
+/// Longest wait for what is under way when a running embassy is dropped.
+const DROP_WAIT: Duration = Duration::from_secs(2);
 /// Pause after the system refused to accept a connection (out of descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -65,6 +70,9 @@ impl EmbassyServer {
             .collect::<Result<Vec<_>, _>>()?;
         let identity = config.identity.tls.clone();
         let embassy = Arc::new(Embassy::open(config)?);
+        let identity = identity
+            .naming(&embassy.configured())
+            .map_err(EmbassyError::Tls)?;
         let tls = tls::server_config(&identity, Arc::new(Known(embassy.clone())))
             .map_err(EmbassyError::Tls)?;
         let acceptor = TlsAcceptor::from(Arc::new(tls));
@@ -77,10 +85,12 @@ impl EmbassyServer {
             .map_err(EmbassyError::Runtime)?;
         let (stop, stopped) = watch::channel(false);
         let gate = Arc::new(Gate {
+            embassy: embassy.clone(),
             acceptor,
             router: http::router(embassy.clone()),
             connections: Arc::new(Semaphore::new(limits.connections)),
-            handshakes: Semaphore::new(limits.handshakes),
+            handshakes: Arc::new(Semaphore::new(limits.handshakes)),
+            shares: Mutex::default(),
             limits,
             stopped,
         });
@@ -146,7 +156,8 @@ impl Drop for EmbassyHandle {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             let _ = self.stop.send(true);
-            runtime.shutdown_background();
+            // Until its tasks are gone they hold the store's lock.
+            runtime.shutdown_timeout(DROP_WAIT);
             self.embassy.close();
         }
     }
@@ -159,19 +170,44 @@ impl std::fmt::Debug for EmbassyHandle {
 }
 
 struct Gate {
+    embassy: Arc<Embassy>,
     acceptor: TlsAcceptor,
     router: Router,
     connections: Arc<Semaphore>,
-    handshakes: Semaphore,
+    handshakes: Arc<Semaphore>,
+    /// The connections that each key may have.
+    shares: Mutex<BTreeMap<Sha256, Arc<Semaphore>>>,
     limits: Limits,
     stopped: watch::Receiver<bool>,
+}
+
+impl Gate {
+    /// The states served here that a certificate names.
+    fn states_named(&self, certificate: &CertificateDer<'_>) -> Vec<StateId> {
+        let mut states = self.embassy.configured();
+        states.retain(|state| tls::names_state(certificate, state));
+        states
+    }
+
+    /// A place for a connection of this key: among its own, and among all.
+    fn place_of(&self, spki: Sha256) -> Option<[OwnedSemaphorePermit; 2]> {
+        let own = {
+            let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+            let share = || Arc::new(Semaphore::new(self.limits.connections_of_key()));
+            shares.entry(spki).or_insert_with(share).clone()
+        };
+        let own = own.try_acquire_owned().ok()?;
+        let all = self.connections.clone().try_acquire_owned().ok()?;
+        Some([own, all])
+    }
 }
 
 struct Known(Arc<Embassy>);
 
 impl KnownPeers for Known {
-    fn knows(&self, spki: &Sha256) -> bool {
-        self.0.knows(spki)
+    fn knows(&self, spki: &Sha256, names: &dyn Fn(&StateId) -> bool) -> bool {
+        let mut states = self.0.configured().into_iter();
+        states.any(|state| names(&state) && self.0.knows(&state, spki))
     }
 }
 
@@ -195,22 +231,26 @@ async fn accept(listener: TcpListener, gate: Arc<Gate>) {
                 continue;
             }
         };
-        // Beyond the bound a connection is closed rather than queued: waiting peers would only time out.
-        let Ok(place) = gate.connections.clone().try_acquire_owned() else {
+        // Until a peer has shown a known key it has a place among the handshakes only. Beyond their bound a connection
+        // is closed rather than queued: waiting peers would only time out.
+        let Ok(place) = gate.handshakes.clone().try_acquire_owned() else {
             continue;
         };
         let gate = gate.clone();
         tokio::spawn(async move {
-            converse(stream, &gate).await;
+            let greeted = greet(stream, &gate).await;
             drop(place);
+            if let Some((stream, peer)) = greeted {
+                converse(stream, peer, &gate).await;
+            }
         });
     }
 }
 
-async fn converse(stream: TcpStream, gate: &Gate) {
+/// The handshake: a connection, and whose it is.
+async fn greet(stream: TcpStream, gate: &Gate) -> Option<(TlsStream<TcpStream>, Peer)> {
     let _ = stream.set_nodelay(true);
     let handshake = async {
-        let _place = gate.handshakes.acquire().await.ok()?;
         match gate.acceptor.accept(stream).into_fallible().await {
             Ok(stream) => Some(stream),
             Err((_, stream)) => {
@@ -221,20 +261,30 @@ async fn converse(stream: TcpStream, gate: &Gate) {
     };
     let Ok(Some(stream)) = tokio::time::timeout(gate.limits.handshake, handshake).await else {
         tracing::debug!("a connection ended in its handshake");
-        return;
+        return None;
     };
     let certificate = stream
         .get_ref()
         .1
         .peer_certificates()
         .and_then(|c| c.first());
-    let Some(spki) = certificate.and_then(|c| tls::spki_sha256(c).ok()) else {
+    let certificate = certificate?;
+    let peer = Peer {
+        key: tls::spki_sha256(certificate).ok()?,
+        states: gate.states_named(certificate).into(),
+    };
+    Some((stream, peer))
+}
+
+async fn converse(stream: TlsStream<TcpStream>, peer: Peer, gate: &Gate) {
+    let Some(_place) = gate.place_of(peer.key) else {
+        tracing::debug!("a connection beyond its bound is closed");
         return;
     };
 
     let router = gate.router.clone();
     let service = service_fn(move |mut request: ::http::Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(Peer(spki));
+        request.extensions_mut().insert(peer.clone());
         router.clone().oneshot(request)
     });
     let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());

@@ -46,7 +46,12 @@ fn without_admission() {
     world.restart();
 
     let desk = world.desk();
-    let mirror = Mirror::update(&world.dir.path().join("mirror"), &desk.log_files()).unwrap();
+    let mirror = Mirror::update(
+        &world.dir.path().join("mirror"),
+        &desk.log_files(),
+        &desk.trust().believed(),
+    )
+    .unwrap();
     let entries: Vec<_> = (0..mirror.size())
         .map(|i| mirror.entry(i).unwrap())
         .collect();

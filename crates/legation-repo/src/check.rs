@@ -18,12 +18,16 @@ use std::sync::{Mutex, PoisonError};
 
 use legation_core::id::{Digest, StateId};
 use legation_core::log::TreeHead;
+use legation_core::release::ReleaseHead;
 
+use crate::durable;
 use crate::state::StateDir;
 use crate::store::StoreError;
 
 /// Most findings that are kept; more are counted.
 pub const MAX_FINDINGS: usize = 10_000;
+/// Largest piece of evidence: a frame is smaller than a request that brings it.
+const MAX_EVIDENCE: u64 = 4 << 20;
 /// Most threads that read objects.
 const MAX_THREADS: usize = 16;
 
@@ -70,6 +74,10 @@ pub struct Report {
     pub entries: u64,
     /// Attachments read.
     pub attachments: u64,
+    /// Releases read.
+    pub releases: u64,
+    /// Pieces of evidence read.
+    pub evidence: u64,
     /// The tree that the log's entries lead to and its key signed; `None` when it is not so.
     pub log: Option<TreeHead>,
     /// Damage, in the order of names within a kind. At most [`MAX_FINDINGS`].
@@ -115,6 +123,8 @@ pub fn check(
     objects::check(&dir, &said, threads.clamp(1, MAX_THREADS), &run);
     journals::check(&dir, &said, &run);
     attachments(&dir, &said, &run);
+    releases(&dir, &run);
+    evidence(&dir, &run);
     Ok(run.into_report(said.head))
 }
 
@@ -252,6 +262,89 @@ fn attachments(dir: &StateDir, said: &Said, run: &Run<'_>) {
                 name.to_string(),
                 format!("log entry {entry} names it and it is not there"),
             );
+        }
+    }
+}
+
+/// Each release has the bytes of its name, and says in the clear whose it is.
+fn releases(dir: &StateDir, run: &Run<'_>) {
+    let found = |name: String, why: String| {
+        run.found(Finding {
+            kind: "release",
+            name,
+            range: None,
+            why,
+        });
+    };
+    let orders = dir.released().and_then(|orders| {
+        let each = orders.iter().map(|order| dir.releases_of(order));
+        each.collect::<Result<Vec<_>, _>>()
+    });
+    let names = match orders {
+        Ok(names) => names.concat(),
+        Err(e) => return found("names".to_owned(), e.to_string()),
+    };
+    for name in names {
+        if run.is_stopped() {
+            return;
+        }
+        let told = format!("{} of order {}", name.digest, name.order);
+        match dir.release(&name) {
+            Ok(None) => {}
+            Ok(Some(bytes)) => {
+                run.read(bytes.len() as u64, |report| report.releases += 1);
+                let its = ReleaseHead::read(&bytes).is_ok_and(|(head, _)| {
+                    (head.state, &head.order, head.recipient)
+                        == (*dir.state(), &name.order, name.recipient)
+                });
+                if !its {
+                    found(
+                        told,
+                        "it is not for the order and key of its name".to_owned(),
+                    );
+                }
+            }
+            Err(StoreError::Damaged { why, .. }) => found(told, why),
+            Err(e) => found(told, e.to_string()),
+        }
+    }
+}
+
+/// Each piece of evidence has the bytes of its name, which ends in their digest.
+fn evidence(dir: &StateDir, run: &Run<'_>) {
+    let found = |name: &str, why: String| {
+        run.found(Finding {
+            kind: "evidence",
+            name: name.to_owned(),
+            range: None,
+            why,
+        });
+    };
+    let entries = match std::fs::read_dir(dir.root().join("evidence")) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return,
+        Err(e) => return found("names", e.to_string()),
+    };
+    for entry in entries {
+        if run.is_stopped() {
+            return;
+        }
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(e) => return found("names", e.to_string()),
+        };
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with(durable::TEMPORARY) {
+            continue;
+        }
+        match durable::read_bounded(&entry.path(), MAX_EVIDENCE) {
+            Ok(bytes) => {
+                run.read(bytes.len() as u64, |report| report.evidence += 1);
+                if !name.ends_with(&format!("-{}", Digest::of(&bytes))) {
+                    found(&name, "its bytes are not those of its name".to_owned());
+                }
+            }
+            Err(e) => found(&name, e.to_string()),
         }
     }
 }

@@ -126,6 +126,19 @@ pub(crate) fn create_once(
     Ok(false)
 }
 
+/// Replaces a damaged read-only file by one of `bytes`, whole and synced. `scratch` is on the same file system.
+pub(crate) fn replace(path: &Path, scratch: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = scratch.join(temporary_name());
+    let written = write_synced(&temporary, bytes, 0o400)
+        .and_then(|()| edge::at("file.rename", || fs::rename(&temporary, path)))
+        .and_then(|()| sync_dir(parent_of(path)?));
+    if written.is_err() {
+        // Best effort: what stays is swept at the next open.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
 /// Removes what crashes left behind in `dir`. Only for the one process that holds the lock over it.
 pub(crate) fn sweep(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {

@@ -22,7 +22,7 @@ use legation_core::log::{
     bundle, leaf_hash,
 };
 
-pub use mirror::{LogSource, Mirror};
+pub use mirror::{Believed, LogSource, Mirror};
 pub use reader::{LogReader, Replay};
 
 use crate::durable::{self, Appender};

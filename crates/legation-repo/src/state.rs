@@ -18,11 +18,39 @@ use crate::store::{Put, StoreError};
 
 /// Largest attachment: a keyring of some hundred writers is well below.
 pub const MAX_ATTACHMENT: u64 = 4 << 20;
-/// Largest release: the epoch keys of one order, each sealed. What the wire takes, too.
-pub const MAX_RELEASE: u64 = crate::http::wire::MAX_RELEASE as u64;
+/// Largest release: the epoch keys of one order, each sealed.
+pub const MAX_RELEASE: u64 = legation_core::release::MAX_RELEASE as u64;
 const FORMAT: &str = "FORMAT";
 const LOCK: &str = "LOCK";
 const MAX_FORMAT: u64 = 4096;
+
+/// Where a release is kept. Several of one order stand side by side, so that nobody's bytes can take another's place.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ReleaseName {
+    /// The order that it answers.
+    pub order: OrderId,
+    /// SHA-256 of the public key that it is addressed to.
+    pub recipient: Sha256,
+    /// SHA-256 of the TLS public key that delivered it.
+    pub from: Sha256,
+    /// SHA-256 of its bytes.
+    pub digest: Sha256,
+}
+
+impl ReleaseName {
+    /// The file, from the directory of the state.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        Path::new("release").join(self.below())
+    }
+
+    fn below(&self) -> String {
+        format!(
+            "{}/{}/{}/{}",
+            self.order, self.recipient, self.from, self.digest
+        )
+    }
+}
 
 /// One state's directory in a store's path.
 #[derive(Debug)]
@@ -201,10 +229,10 @@ impl StateDir {
         Ok(found)
     }
 
-    /// Keeps an attachment, durable on return. Its name is the SHA-256 of its bytes.
+    /// Keeps an attachment, durable on return. Its name is the SHA-256 of its bytes; a damaged copy is replaced.
     ///
     /// # Errors
-    /// `Refused` when it is too large; `Conflict` when the stored copy is damaged; `Full`; `Io`.
+    /// `Refused` when it is too large; `Full`; `Io`.
     pub fn put_attachment(&self, bytes: &[u8]) -> Result<Sha256, StoreError> {
         let digest = Sha256::of(bytes);
         self.put_file("attachment", &digest.to_string(), bytes, MAX_ATTACHMENT)?;
@@ -230,25 +258,106 @@ impl StateDir {
         }
     }
 
+    /// The bytes that an attachment takes.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn attachment_size(&self, digest: &Sha256) -> Result<u64, StoreError> {
+        let path = self.root.join("attachment").join(digest.to_string());
+        let found = fs::symlink_metadata(path);
+        let failed = |e| StoreError::io(format!("look at attachment {digest}"), e);
+        Ok(found.map_err(failed)?.len())
+    }
+
     /// Every attachment's name, in ascending order.
     pub fn attachments(&self) -> Result<Vec<Sha256>, StoreError> {
         names(&self.root.join("attachment")).map_err(|e| StoreError::io("list attachments", e))
     }
 
-    /// Keeps the release of an order, durable on return; a second one with other bytes is a `Conflict`.
+    /// Keeps a release, durable on return. Its last name is the SHA-256 of its bytes.
     ///
     /// # Errors
-    /// `Refused` when it is too large; `Conflict`; `Full`; `Io`.
-    pub fn put_release(&self, order: &OrderId, bytes: &[u8]) -> Result<Put, StoreError> {
-        self.put_file("release", order.as_str(), bytes, MAX_RELEASE)
+    /// `Refused` when it is too large; `Full`; `Io`.
+    pub fn put_release(
+        &self,
+        order: &OrderId,
+        recipient: &Sha256,
+        from: &Sha256,
+        bytes: &[u8],
+    ) -> Result<Put, StoreError> {
+        self.writer_only()?;
+        let name = ReleaseName {
+            order: order.clone(),
+            recipient: *recipient,
+            from: *from,
+            digest: Sha256::of(bytes),
+        };
+        let path = self.root.join(name.path());
+        if let Some(dir) = path.parent() {
+            durable::create_dir(dir)
+                .map_err(|e| StoreError::io(format!("write release {}", name.digest), e))?;
+        }
+        self.put_file("release", &name.below(), bytes, MAX_RELEASE)
     }
 
-    /// Reads the release of an order. `None` when there is none.
+    /// Every release of an order that is addressed to `recipient`, in ascending order of who delivered it.
     ///
     /// # Errors
     /// `Io`.
-    pub fn release(&self, order: &OrderId) -> Result<Option<Vec<u8>>, StoreError> {
-        self.get_file("release", order.as_str(), MAX_RELEASE)
+    pub fn releases_to(
+        &self,
+        order: &OrderId,
+        recipient: &Sha256,
+    ) -> Result<Vec<ReleaseName>, StoreError> {
+        let failed = |e| StoreError::io("list releases", e);
+        let root = self.root.join("release").join(order.as_str());
+        let root = root.join(recipient.to_string());
+        let mut found = Vec::new();
+        for from in names_if_any::<Sha256>(&root).map_err(failed)? {
+            let digests = names_if_any(&root.join(from.to_string())).map_err(failed)?;
+            found.extend(digests.into_iter().map(|digest| ReleaseName {
+                order: order.clone(),
+                recipient: *recipient,
+                from,
+                digest,
+            }));
+        }
+        Ok(found)
+    }
+
+    /// Every release of an order, whomever it is addressed to.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn releases_of(&self, order: &OrderId) -> Result<Vec<ReleaseName>, StoreError> {
+        let root = self.root.join("release").join(order.as_str());
+        let recipients = names_if_any::<Sha256>(&root);
+        let recipients = recipients.map_err(|e| StoreError::io("list releases", e))?;
+        let each = recipients.iter().map(|to| self.releases_to(order, to));
+        Ok(each.collect::<Result<Vec<_>, _>>()?.concat())
+    }
+
+    /// The orders that something was released for, in ascending order.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn released(&self) -> Result<Vec<OrderId>, StoreError> {
+        names_if_any(&self.root.join("release")).map_err(|e| StoreError::io("list releases", e))
+    }
+
+    /// Reads a release and checks it. `None` when it is not there.
+    ///
+    /// # Errors
+    /// `Damaged`; `Io`.
+    pub fn release(&self, name: &ReleaseName) -> Result<Option<Vec<u8>>, StoreError> {
+        let found = self.get_file("release", &name.below(), MAX_RELEASE)?;
+        match found {
+            Some(bytes) if Sha256::of(&bytes) != name.digest => Err(StoreError::Damaged {
+                what: format!("release {} of order {}", name.digest, name.order),
+                why: "its bytes are not those of its name".to_owned(),
+            }),
+            other => Ok(other),
+        }
     }
 
     fn put_file(
@@ -267,15 +376,23 @@ impl StateDir {
         let failed = |e| StoreError::io(format!("write {folder} {name}"), e);
         let dir = self.root.join(folder);
         let path = dir.join(name);
+        // Temporary files lie in the folder itself, which is swept at the next opening.
         if durable::create_once(&path, &dir, bytes, |_| Ok(())).map_err(failed)? {
             return Ok(Put::Created);
         }
-        if self.get_file(folder, name, limit)?.as_deref() != Some(bytes) {
-            return Err(StoreError::Conflict { what });
+        // The name is the digest of the bytes, so other bytes under it are damaged: the right ones take their place.
+        let standing = match self.get_file(folder, name, limit) {
+            Ok(found) => found.as_deref() == Some(bytes),
+            Err(StoreError::Damaged { .. }) => false,
+            Err(other) => return Err(other),
+        };
+        if !standing {
+            durable::replace(&path, &dir, bytes).map_err(failed)?;
+            return Ok(Put::Created);
         }
         let standing = durable::open_read(&path).and_then(|file| file.sync_all());
         standing
-            .and_then(|()| durable::sync_dir(&dir))
+            .and_then(|()| path.parent().map_or(Ok(()), durable::sync_dir))
             .map_err(failed)?;
         Ok(Put::Existing)
     }
@@ -289,6 +406,10 @@ impl StateDir {
         match durable::read_bounded(&self.root.join(folder).join(name), limit) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => Err(StoreError::Damaged {
+                what: format!("{folder} {name}"),
+                why: "it is longer than any".to_owned(),
+            }),
             Err(e) => Err(StoreError::io(format!("read {folder} {name}"), e)),
         }
     }
@@ -381,6 +502,14 @@ fn names<T: std::str::FromStr + Ord>(dir: &Path) -> io::Result<Vec<T>> {
     }
     found.sort();
     Ok(found)
+}
+
+/// As [`names`], none where there is no directory.
+fn names_if_any<T: std::str::FromStr + Ord>(dir: &Path) -> io::Result<Vec<T>> {
+    match names(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other,
+    }
 }
 
 #[cfg(test)]

@@ -199,12 +199,21 @@ fn usage(text: &str) -> Failure {
     failure.hint(tips.join("; "))
 }
 
-fn init_logs(global: &Global) {
-    let level = match global.verbose {
+/// What is logged. The crates that carry requests say where they connect to, which stands in no log: of those only
+/// warnings are shown, however much else is.
+fn filter(verbose: u8) -> String {
+    const LINE: &str =
+        "hyper=warn,hyper_util=warn,h2=warn,reqwest=warn,rustls=warn,tokio_postgres=warn";
+    let level = match verbose {
         0 => "warn,legation=info,legation_embassy=info",
         1 => "info,legation=debug,legation_embassy=debug",
         _ => "debug",
     };
+    format!("{level},{LINE}")
+}
+
+fn init_logs(global: &Global) {
+    let level = filter(global.verbose);
     let logs = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(level))
         .with_writer(std::io::stderr)

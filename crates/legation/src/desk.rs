@@ -98,7 +98,7 @@ pub fn copy(client: &Client, dir: &Path, seen: u64) -> Result<Mirror, Failure> {
     client.checkpoint()?;
     std::fs::create_dir_all(dir)
         .map_err(|why| Failure::failed(format!("{}: {why}", dir.display())))?;
-    let copy = Mirror::update(dir, &client.log_files())?;
+    let copy = Mirror::update(dir, &client.log_files(), &client.trust().believed())?;
     for leaf in copy.entries(seen) {
         let Some(digest) = named(&leaf?) else {
             continue;

@@ -72,7 +72,7 @@ pub fn of_person(person: &Person) -> Result<(Client, Charter), Failure> {
 /// Code 4 when it does not verify; code 10 when the embassy does not answer.
 pub fn ledger(client: &Client, dir: &Path, watch: &Watch) -> Result<Ledger, Failure> {
     client.checkpoint()?;
-    let mirror = Mirror::update(dir, &client.log_files())?;
+    let mirror = Mirror::update(dir, &client.log_files(), &client.trust().believed())?;
     for digest in client.attachments()? {
         if mirror.attachment(&digest)?.is_none() {
             mirror.put_attachment(&client.get_attachment(&digest)?)?;

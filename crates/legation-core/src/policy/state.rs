@@ -5,8 +5,8 @@ use crate::id::{
     Digest, EpochNo, Generation, OrderId, RegistryId, Sha256, StreamId, Term, VersionNo,
 };
 use crate::statement::{
-    Commit, Doubt, EpochSet, Fence, Gap, Mark, Name, Order, RegistryRow, Report, SealCause,
-    Session, Step, Time,
+    Commit, Doubt, EpochSet, Fence, Gap, Mark, Name, Order, Recipient, RegistryRow, Report,
+    SealCause, Session, Step, Time,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -119,6 +119,15 @@ pub struct OrderState {
 }
 
 impl OrderState {
+    /// Whose key the order's keys are released to now: the recipient's that it names, or its newest session's.
+    #[must_use]
+    pub fn recipient(&self) -> Option<Sha256> {
+        match self.order.recipient {
+            Recipient::Key(key) => Some(key),
+            Recipient::Session => self.session.as_ref().map(|session| session.key),
+        }
+    }
+
     /// The epochs of a registry that the order lets open.
     #[must_use]
     pub fn scope(&self, registry: RegistryId) -> Option<&EpochSet> {

@@ -1,8 +1,9 @@
 //! Writers' statements: epochs, commits, marks, and what tells of holes.
 
 use super::{Change, Refusal, RegistryState, Rule, State, hold};
-use crate::id::{EpochNo, RegistryId, Sha256, StateId, Term, Timeline};
+use crate::id::{Digest, EpochNo, Generation, RegistryId, Sha256, StateId, Term, Timeline};
 use crate::order::MAX_VERSION_EPOCHS;
+use crate::slip::SlipHeader;
 use crate::statement::{Cause, Commit, Doubt, Epoch, Gap, Mark, Name, Signed, WalRange};
 use crate::suite::SUITE;
 
@@ -58,6 +59,42 @@ impl State {
         Ok(known)
     }
 
+    /// Whether a slip may be kept: the one of an epoch that is logged, or one that a next epoch may name.
+    ///
+    /// # Errors
+    /// What its epoch would be refused with, so that nothing sealed to a spent generation is kept.
+    pub fn check_slip(&self, header: &SlipHeader, slip: &Digest) -> Result<(), Refusal> {
+        let registry = self.registry_state(header.registry)?;
+        match registry.epoch(header.epoch) {
+            Some(logged) => {
+                hold!(
+                    logged.slip == *slip,
+                    Epoch,
+                    "epoch {} of {} is logged with another slip",
+                    header.epoch,
+                    header.registry
+                );
+                Ok(())
+            }
+            None => self.check_generation(header.generation),
+        }
+    }
+
+    fn check_generation(&self, sealed_to: Generation) -> Result<(), Refusal> {
+        let Some(now) = self.generation() else {
+            return Err(Refusal::new(
+                Rule::Generation,
+                "every vault generation is spent: the officers must deal new ones",
+            ));
+        };
+        hold!(
+            sealed_to == now,
+            Generation,
+            "the epoch is sealed to vault generation {sealed_to}; generation {now} is in use: seal it to that one"
+        );
+        Ok(())
+    }
+
     pub(super) fn check_epoch(&self, it: Box<Epoch>, signed: &Signed) -> Result<Change, Refusal> {
         let registry = self.check_writer((it.state, it.mandate), it.registry, it.term, signed)?;
         check_suite(it.suite)?;
@@ -69,20 +106,7 @@ impl State {
             it.epoch,
             last
         );
-        match self.generation() {
-            Some(now) => hold!(
-                it.generation == now,
-                Generation,
-                "the epoch is sealed to vault generation {}; generation {now} is in use: seal it to that one",
-                it.generation
-            ),
-            None => {
-                return Err(Refusal::new(
-                    Rule::Generation,
-                    "every vault generation is spent: the officers must deal new ones",
-                ));
-            }
-        }
+        self.check_generation(it.generation)?;
         Ok(Change::Epoch(it))
     }
 

@@ -11,7 +11,7 @@ use legation_core::mandate::Role;
 use legation_repo::http::wire::{MAX_JOURNAL, StreamsBody, TEXT};
 use serde::Deserialize;
 
-use super::{Caller, Json, Refused, blocking, body, parse};
+use super::{Caller, Refused, blocking, body, parse};
 use crate::hosted::Embassy;
 
 type Name = Path<(String, String, String)>;
@@ -30,7 +30,7 @@ pub async fn append(
             "only the registry's writer appends to its journal",
         ));
     };
-    let held = body::read(&embassy, &headers, body, MAX_JOURNAL).await?;
+    let held = body::read(&embassy, caller.key, &headers, body, MAX_JOURNAL).await?;
     let ack = caller
         .hosted
         .journals
@@ -41,21 +41,20 @@ pub async fn append(
 }
 
 /// The streams of all registries.
-pub async fn all(caller: Caller) -> Result<Json<StreamsBody>, Refused> {
-    Ok(Json(StreamsBody {
-        streams: caller.hosted.journals.streams(None)?,
-    }))
+pub async fn all(State(embassy): State<Arc<Embassy>>, caller: Caller) -> Result<Response, Refused> {
+    let streams = caller.hosted.journals.streams(None)?;
+    body::json(&embassy, caller.key, &StreamsBody { streams }).await
 }
 
 /// The streams of one registry.
 pub async fn streams(
+    State(embassy): State<Arc<Embassy>>,
     caller: Caller,
     Path((_, registry)): Path<(String, String)>,
-) -> Result<Json<StreamsBody>, Refused> {
+) -> Result<Response, Refused> {
     let registry: RegistryId = parse(&registry)?;
-    Ok(Json(StreamsBody {
-        streams: caller.hosted.journals.streams(Some(registry))?,
-    }))
+    let streams = caller.hosted.journals.streams(Some(registry))?;
+    body::json(&embassy, caller.key, &StreamsBody { streams }).await
 }
 
 /// Which frames.
@@ -78,7 +77,7 @@ pub async fn read(
     let (registry, stream): (RegistryId, StreamId) = (parse(&registry)?, parse(&stream)?);
     let Query(Run { from, limit }) = run.map_err(|e| Refused::malformed(e.body_text()))?;
     let limit = limit.unwrap_or(MAX_JOURNAL).min(MAX_JOURNAL);
-    let lease = body::lease(&embassy, limit).await?;
+    let lease = body::lease(&embassy, caller.key, limit).await?;
     let hosted = caller.hosted;
     let frames = blocking(move || hosted.journals.read(registry, stream, from, limit)).await?;
     Ok(body::octets(StatusCode::OK, frames, lease))

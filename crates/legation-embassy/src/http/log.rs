@@ -1,14 +1,20 @@
 //! `log`: the static files of the transparency log at their tlog-tiles paths, and consistency proofs.
 
-use axum::extract::{Path, Query};
+use std::sync::Arc;
+
+use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use http::{StatusCode, header};
-use legation_repo::http::wire::{ConsistencyBody, OCTETS, TEXT};
+use legation_repo::http::wire::{ConsistencyBody, TEXT};
 use legation_repo::log::LogSource as _;
 use serde::Deserialize;
 
-use super::{Caller, Json, Refused, blocking};
+use super::{Caller, Json, Refused, blocking, body};
+use crate::hosted::Embassy;
 use crate::keep;
+
+/// Longest file of the log: a bundle of 256 entries, each with its length.
+const MAX_TILE: usize = 256 * ((64 << 10) + 2);
 
 /// The newest checkpoint, a signed note.
 pub async fn checkpoint(caller: Caller) -> Response {
@@ -61,14 +67,16 @@ pub async fn consistency(
 
 /// A file of the log.
 pub async fn tile(
+    State(embassy): State<Arc<Embassy>>,
     caller: Caller,
     Path((_, path)): Path<(String, String)>,
 ) -> Result<Response, Refused> {
+    let lease = body::lease(&embassy, caller.key, MAX_TILE).await?;
     let hosted = caller.hosted;
     let bytes = blocking(move || {
         let found = hosted.site.log().fetch(&path).map_err(keep::refused)?;
         found.ok_or_else(|| Refused::not_found("such file of the log"))
     })
     .await?;
-    Ok((StatusCode::OK, [(header::CONTENT_TYPE, OCTETS)], bytes).into_response())
+    Ok(body::octets(StatusCode::OK, bytes, lease))
 }

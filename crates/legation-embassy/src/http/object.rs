@@ -13,7 +13,8 @@ use legation_repo::http::wire::{MAX_OBJECT, NamesBody, OCTETS};
 use legation_repo::store::{Kind, MAX_LIST, Put};
 use serde::Deserialize;
 
-use super::{Caller, Json, Refused, blocking, body, parse};
+use super::{Caller, Refused, blocking, body, parse};
+use crate::admit;
 use crate::hosted::Embassy;
 
 type Name = Path<(String, String, String)>;
@@ -30,10 +31,11 @@ pub async fn put(
     if !matches!(caller.role, Role::Writer(_)) {
         return Err(Refused::role("only a writer of the mandate adds objects"));
     }
-    let held = body::read(&embassy, &headers, body, MAX_OBJECT).await?;
+    let held = body::read(&embassy, caller.key, &headers, body, MAX_OBJECT).await?;
     let hosted = caller.hosted;
     let put = blocking(move || {
         let body::Held { bytes, lease } = held;
+        admit::slip(&hosted.site, kind, &digest, &bytes)?;
         let put = hosted.site.keep.put_object(kind, &digest, &bytes);
         drop(lease);
         put
@@ -77,7 +79,7 @@ pub async fn get(
         None => None,
     };
     let bytes = range.clone().unwrap_or(0..size);
-    let lease = body::lease(&embassy, (bytes.end - bytes.start) as usize).await?;
+    let lease = body::lease(&embassy, caller.key, (bytes.end - bytes.start) as usize).await?;
     let hosted = caller.hosted;
     let bytes = blocking(move || hosted.site.keep.read_object(kind, &digest, bytes)).await?;
     let status = if range.is_some() {
@@ -108,10 +110,11 @@ pub struct Page {
 
 /// The digests of a kind, ascending.
 pub async fn list(
+    State(embassy): State<Arc<Embassy>>,
     caller: Caller,
     Path((_, kind)): Path<(String, String)>,
     page: Result<Query<Page>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<NamesBody>, Refused> {
+) -> Result<Response, Refused> {
     caller.may_read()?;
     let kind: Kind = parse(&kind)?;
     let Query(page) = page.map_err(|e| Refused::malformed(e.body_text()))?;
@@ -126,7 +129,7 @@ pub async fn list(
             .map_err(crate::keep::refused)
     })
     .await?;
-    Ok(Json(NamesBody { names }))
+    body::json(&embassy, caller.key, &NamesBody { names }).await
 }
 
 /// One `bytes=` range within `size`; anything else that is well-formed is ignored, as RFC 9110 allows.

@@ -198,6 +198,31 @@ impl Refused {
         )
     }
 
+    /// The machine's clock jumped ahead.
+    pub fn clock() -> Self {
+        let detail = "the embassy's clock has jumped more than a day ahead and stamps nothing until it agrees again; its \
+                      operator must set it right, or restart the embassy if it is right now";
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            kind::FAILED,
+            "the embassy's clock jumped",
+            1,
+            detail,
+        )
+    }
+
+    /// The state's store cannot be opened. What is wrong with it is in the embassy's own journal.
+    pub fn closed() -> Self {
+        let detail = "the embassy cannot open this state's store and takes nothing for it until its operator has mended it";
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            kind::FAILED,
+            "this state cannot be opened",
+            1,
+            detail,
+        )
+    }
+
     /// The embassy failed. What failed is in its own journal; the client learns only that nothing was acknowledged.
     pub fn failed() -> Self {
         let detail =

@@ -8,7 +8,9 @@ use axum::response::Response;
 use http::{HeaderMap, StatusCode};
 use legation_core::id::{OrderId, Sha256};
 use legation_core::mandate::Role;
-use legation_repo::http::wire::{AttachmentsBody, MAX_ATTACHMENT, MAX_RELEASE, StatusBody};
+use legation_repo::http::wire::{
+    AttachmentsBody, MAX_ATTACHMENT, MAX_RELEASE, ReleasesBody, StatusBody,
+};
 use legation_repo::store::Put;
 
 use super::{Caller, Json, Refused, blocking, body, parse};
@@ -46,9 +48,16 @@ pub async fn put_attachment(
     body: Body,
 ) -> Result<StatusCode, Refused> {
     let digest: Sha256 = parse(&digest)?;
-    let held = body::read(&embassy, &headers, body, MAX_ATTACHMENT).await?;
+    let held = body::read(&embassy, caller.key, &headers, body, MAX_ATTACHMENT).await?;
     let hosted = caller.hosted;
-    let put = blocking(move || hosted.site.keep.put_attachment(&digest, &held.bytes)).await?;
+    let writer = matches!(caller.role, Role::Writer(_));
+    let keep = move || {
+        hosted
+            .site
+            .keep
+            .put_attachment(&digest, &held.bytes, writer)
+    };
+    let put = blocking(keep).await?;
     Ok(created(put))
 }
 
@@ -59,7 +68,7 @@ pub async fn get_attachment(
     Path((_, digest)): Path<(String, String)>,
 ) -> Result<Response, Refused> {
     let digest: Sha256 = parse(&digest)?;
-    let lease = body::lease(&embassy, MAX_ATTACHMENT).await?;
+    let lease = body::lease(&embassy, caller.key, MAX_ATTACHMENT).await?;
     let hosted = caller.hosted;
     let bytes = blocking(move || {
         hosted
@@ -73,13 +82,16 @@ pub async fn get_attachment(
 }
 
 /// The digests of all attachments.
-pub async fn list_attachments(caller: Caller) -> Result<Json<AttachmentsBody>, Refused> {
+pub async fn list_attachments(
+    State(embassy): State<Arc<Embassy>>,
+    caller: Caller,
+) -> Result<Response, Refused> {
     let hosted = caller.hosted;
     let attachments = blocking(move || hosted.site.keep.attachments()).await?;
-    Ok(Json(AttachmentsBody { attachments }))
+    body::json(&embassy, caller.key, &AttachmentsBody { attachments }).await
 }
 
-/// Keeps what was released for an order, once.
+/// Keeps what was released for an order, beside whatever else was.
 pub async fn put_release(
     State(embassy): State<Arc<Embassy>>,
     caller: Caller,
@@ -93,28 +105,40 @@ pub async fn put_release(
             "a writer delivers no releases; use a client's key",
         ));
     }
-    let held = body::read(&embassy, &headers, body, MAX_RELEASE).await?;
+    let held = body::read(&embassy, caller.key, &headers, body, MAX_RELEASE).await?;
     let hosted = caller.hosted;
-    let put = blocking(move || hosted.put_release(&order, &held.bytes)).await?;
+    let put = blocking(move || hosted.put_release(&order, &caller.key, &held.bytes)).await?;
     Ok(created(put))
 }
 
-/// What was released for an order.
+/// The digests of what was released for an order to whom its keys are released now.
+pub async fn list_releases(
+    caller: Caller,
+    Path((_, order)): Path<(String, String)>,
+) -> Result<Json<ReleasesBody>, Refused> {
+    caller.may_read()?;
+    let order: OrderId = parse(&order)?;
+    let hosted = caller.hosted;
+    let releases = blocking(move || hosted.releases(&order)).await?;
+    Ok(Json(ReleasesBody { releases }))
+}
+
+/// One release.
 pub async fn get_release(
     State(embassy): State<Arc<Embassy>>,
     caller: Caller,
-    Path((_, order)): Path<(String, String)>,
+    Path((_, order, digest)): Path<(String, String, String)>,
 ) -> Result<Response, Refused> {
     caller.may_read()?;
-    let order: OrderId = parse(&order)?;
-    let lease = body::lease(&embassy, MAX_RELEASE).await?;
+    let (order, digest): (OrderId, Sha256) = (parse(&order)?, parse(&digest)?);
+    let lease = body::lease(&embassy, caller.key, MAX_RELEASE).await?;
     let hosted = caller.hosted;
     let bytes = blocking(move || {
         hosted
             .site
             .keep
-            .release(&order)?
-            .ok_or_else(|| Refused::not_found(format!("release for order {order}")))
+            .release(&order, &digest)?
+            .ok_or_else(|| Refused::not_found(format!("release {digest} for order {order}")))
     })
     .await?;
     Ok(body::octets(StatusCode::OK, bytes, lease))

@@ -34,7 +34,7 @@ pub async fn post(
     body: Body,
 ) -> Result<Response, Refused> {
     let Query(From { old }) = from.map_err(|e| Refused::malformed(e.body_text()))?;
-    let held = body::read(&embassy, &headers, body, MAX_STATEMENT).await?;
+    let held = body::read(&embassy, caller.key, &headers, body, MAX_STATEMENT).await?;
     let signed = Signed::parse(&held.bytes)
         .map_err(|e| Refused::malformed(format!("this is no signed statement: {e}")))?;
     drop(held);

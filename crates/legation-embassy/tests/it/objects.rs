@@ -171,16 +171,17 @@ fn roles_have_their_verbs_and_no_others() {
         kind_of(world.desk().put_release(&order, vec![1])),
         kind::MANDATE
     );
-    assert!(world.desk().get_release(&order).unwrap().is_none());
+    assert!(world.desk().releases(&order).unwrap().is_empty());
 }
 
 #[test]
 fn another_states_path_does_not_exist() {
     let world = with_epoch();
-    // A key of state one on state two's path: the same answer as for a state that nobody serves.
+    // A key of state one that speaks of state two does not get past the handshake: state two does not know it, and what
+    // it is in state one does not count under a certificate of another state.
     let stray = world.client(&world.two, &world.one.desk);
     let there = stray.status().unwrap_err();
-    assert!(there.is_not_found());
+    assert_eq!(there.exit_code(), 12);
     let (pack, _) = world
         .one
         .land
@@ -190,7 +191,8 @@ fn another_states_path_does_not_exist() {
         agent
             .put_object(Kind::Pack, &pack.digest, pack.bytes)
             .unwrap_err()
-            .is_not_found()
+            .exit_code()
+            == 12
     );
     assert!(world.client(&world.two, &world.two.desk).status().is_ok());
 }
@@ -214,7 +216,7 @@ fn what_is_left_is_kept_for_the_log() {
     assert_eq!(agent.checkpoint().unwrap().size(), 1);
 
     world.reserve = Reserve::Bytes(0);
-    world.quota = Some(4096);
+    world.quota = Some(4096 + world.one.keyring.text().len() as u64);
     world.restart();
     let agent = world.land();
     agent
@@ -243,4 +245,32 @@ fn attachments_go_by_their_digest() {
     let mut all = vec![digest, world.one.keyring.id()];
     all.sort();
     assert_eq!(desk.attachments().unwrap(), all);
+}
+
+#[test]
+fn attachments_count_and_are_bounded() {
+    let mut world = World::unstarted();
+    world.quota = Some(1 << 20);
+    world.start();
+    let (agent, desk) = (world.land(), world.desk());
+    let before = desk.status().unwrap().free;
+    desk.put_attachment(vec![7; 300_000]).unwrap();
+    desk.put_attachment(vec![7; 300_000]).unwrap();
+    assert_eq!(desk.status().unwrap().free, before - 300_000);
+    let full = desk.put_attachment(vec![8; 800_000]).unwrap_err();
+    assert!(full.is_full(), "{full:?}");
+    world.stop();
+    world.start();
+    assert_eq!(world.desk().status().unwrap().free, before - 300_000);
+    drop((agent, desk));
+
+    // A writer's key adds so many and no more; orders and sessions go on.
+    let (agent, desk) = (world.land(), world.desk());
+    for n in 2..64u8 {
+        agent.put_attachment(vec![n]).unwrap();
+    }
+    let full = agent.put_attachment(vec![64]).unwrap_err();
+    assert!(full.is_full(), "{full:?}");
+    agent.put_attachment(vec![63]).unwrap();
+    desk.put_attachment(vec![64]).unwrap();
 }

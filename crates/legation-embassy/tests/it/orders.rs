@@ -1,7 +1,8 @@
-//! An accepted order fences home at once, with the last durable position, and a release is delivered once.
+//! An accepted order fences home at once, with the last durable position, and takes releases for its session.
 
 use legation_core::id::{OrderId, Sha256};
 use legation_core::keys::OpeningKey;
+use legation_core::release::ReleaseHead;
 use legation_core::statement::{Entry, Fence, LogHead, Session, Signed, Statement};
 use legation_repo::http::wire::kind;
 use legation_repo::http::{Client, ClientError};
@@ -14,7 +15,7 @@ use legation_core::id::Digest;
 pub const ORDER: &str = "2026-11-22-7f2c91d0";
 
 /// One version and some WAL of the land register; the frames that were not sent yet.
-fn with_data(world: &World) -> (legation_core::id::StreamId, Vec<Vec<u8>>) {
+pub fn with_data(world: &World) -> (legation_core::id::StreamId, Vec<Vec<u8>>) {
     let (state, land, agent) = (world.one.state, &world.one.land, world.land());
     let (pack, root) = land.pack(state, LAND, 1, 0, b"root");
     agent
@@ -32,7 +33,7 @@ fn with_data(world: &World) -> (legation_core::id::StreamId, Vec<Vec<u8>>) {
     (stream, frames[3..].to_vec())
 }
 
-fn head(client: &Client) -> LogHead {
+pub fn head(client: &Client) -> LogHead {
     let checkpoint = client.checkpoint().unwrap();
     LogHead {
         size: checkpoint.size(),
@@ -49,6 +50,25 @@ pub fn entries(client: &Client) -> Vec<Entry> {
         .into_iter()
         .map(|leaf| Entry::parse(leaf).unwrap())
         .collect()
+}
+
+/// Logs a session of the order, and returns its key's digest.
+pub fn session(world: &World) -> Sha256 {
+    let inside = world.inside();
+    let key = OpeningKey::from_seed(&random()).unwrap().public();
+    let key = inside.put_attachment(key.encode().to_vec()).unwrap();
+    let session = Session {
+        state: world.one.state,
+        mandate: 1,
+        embassy: name("a"),
+        order: ORDER.parse().unwrap(),
+        key,
+        at: now(),
+    };
+    inside
+        .submit(&Signed::sign_with(session, &world.embassy_key()).unwrap())
+        .unwrap();
+    key
 }
 
 #[test]
@@ -88,45 +108,87 @@ fn an_accepted_activation_fences_home() {
         .one
         .land
         .epoch(state, &vault, LAND, legation_core::id::EpochNo(2));
-    agent
-        .put_object(Kind::Slip, &Digest::of(&slip), slip)
-        .unwrap();
+    // The order spent the generation that this slip is sealed to, so nothing of it is kept.
+    let name_of_slip = Digest::of(&slip);
+    let spent = agent
+        .put_object(Kind::Slip, &name_of_slip, slip)
+        .unwrap_err();
+    assert_eq!(spent.problem().unwrap().kind, kind::MANDATE);
+    assert!(spent.to_string().contains("rule 24"), "{spent}");
+    assert!(
+        agent
+            .object_size(Kind::Slip, &name_of_slip)
+            .unwrap()
+            .is_none()
+    );
     let fenced = agent.submit(&epoch).unwrap_err();
     assert_eq!(fenced.exit_code(), 6);
 
     // The activation speaks for the embassy over the same line.
     let inside = world.inside();
-    let session_key = OpeningKey::from_seed(&random()).unwrap().public();
-    let attached = inside
-        .put_attachment(session_key.encode().to_vec())
-        .unwrap();
+    let attached = session(&world);
     let id: OrderId = ORDER.parse().unwrap();
-    let session = Session {
+    // What is delivered by a key that may, for this order and this session, is kept beside whatever else was.
+    let head = ReleaseHead {
         state,
-        mandate: 1,
-        embassy: name("a"),
         order: id.clone(),
-        key: attached,
-        at: now(),
+        statement: order.id(),
+        recipient: attached,
     };
-    let session = Signed::sign_with(session, &world.embassy_key()).unwrap();
-    assert_eq!(inside.submit(&session).unwrap().entry.index, 5);
-
-    // The release is delivered once.
-    assert!(inside.get_release(&id).unwrap().is_none());
-    desk.put_release(&id, b"wrapped roots".to_vec()).unwrap();
-    desk.put_release(&id, b"wrapped roots".to_vec()).unwrap();
-    let other = desk.put_release(&id, b"other roots".to_vec()).unwrap_err();
-    assert_eq!(other.problem().unwrap().kind, kind::CONFLICT);
+    let release = |head: &ReleaseHead, what: &str| format!("{head}annex: {what}\n").into_bytes();
+    let other = |change: fn(&mut ReleaseHead)| {
+        let mut other = head.clone();
+        change(&mut other);
+        release(&other, "AAAA")
+    };
+    let exit = |bytes: Vec<u8>| desk.put_release(&id, bytes).unwrap_err().exit_code();
+    assert!(inside.releases(&id).unwrap().is_empty());
+    assert_eq!(exit(b"junk".to_vec()), 4);
+    assert_eq!(exit(other(|h| h.state.0[0] ^= 1)), 4);
     assert_eq!(
-        inside.get_release(&id).unwrap().unwrap(),
-        &b"wrapped roots"[..]
+        exit(other(|h| h.order = "2026-11-22-7f2c91d1".parse().unwrap())),
+        4
     );
+    assert_eq!(exit(other(|h| h.statement.0[0] ^= 1)), 4);
+    assert_eq!(exit(other(|h| h.recipient.0[0] ^= 1)), 8);
+    let junk = release(&head, "AAAA");
+    desk.put_release(&id, junk.clone()).unwrap();
+    desk.put_release(&id, junk.clone()).unwrap();
+    let real = release(&head, "BBBB");
+    desk.put_release(&id, real.clone()).unwrap();
+    let mut both = [Sha256::of(&junk), Sha256::of(&real)];
+    both.sort();
+    assert_eq!(inside.releases(&id).unwrap(), both);
+    assert_eq!(inside.get_release(&id, &Sha256::of(&real)).unwrap(), real);
+    assert!(agent.releases(&id).is_err());
+    // One key delivers so many for a session, and takes nobody else's place.
+    for n in 2..8 {
+        desk.put_release(&id, release(&head, &format!("CCC{n}")))
+            .unwrap();
+    }
+    let full = desk.put_release(&id, release(&head, "CCC8")).unwrap_err();
+    assert_eq!(full.problem().unwrap().kind, kind::FULL);
+    desk.put_release(&id, real.clone()).unwrap();
+    inside.put_release(&id, release(&head, "DDDD")).unwrap();
+    assert_eq!(inside.releases(&id).unwrap().len(), 9);
+
+    // A newer session takes its own only; what was sealed to the older one is no longer on offer.
+    let newer = session(&world);
+    assert!(inside.releases(&id).unwrap().is_empty());
+    assert_eq!(exit(real.clone()), 8);
+    let head = ReleaseHead {
+        recipient: newer,
+        ..head
+    };
+    let real = release(&head, "BBBB");
+    desk.put_release(&id, real.clone()).unwrap();
+    assert_eq!(inside.releases(&id).unwrap(), [Sha256::of(&real)]);
 
     // A restart changes nothing, and owes no second fence.
     world.restart();
     let desk = world.desk();
-    assert_eq!(entries(&desk).len(), 6);
+    assert_eq!(entries(&desk).len(), 7);
+    assert_eq!(desk.releases(&id).unwrap(), [Sha256::of(&real)]);
     assert!(
         world
             .land()

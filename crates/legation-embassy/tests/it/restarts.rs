@@ -5,6 +5,7 @@ use legation_embassy::{EmbassyError, EmbassyServer};
 use legation_repo::http::TlsIdentity;
 use legation_repo::store::Kind;
 
+use crate::orders;
 use crate::world::{Founded, LAND, World};
 
 #[test]
@@ -139,10 +140,90 @@ fn a_log_changed_behind_the_embassys_back_is_not_served() {
         }
     }
     assert!(cut);
-    assert!(EmbassyServer::start(world.config()).is_err());
+    // The other state is served; alone, this one is not even begun with.
+    world.start();
+    let closed = world.desk().status().unwrap_err();
+    assert_eq!(closed.problem().unwrap().status, 503, "{closed}");
+    assert!(world.client(&world.two, &world.two.desk).status().is_ok());
+    world.stop();
+    let mut config = world.config();
+    config.states.truncate(1);
+    assert!(EmbassyServer::start(config).is_err());
 }
 
-fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+#[test]
+fn a_damaged_attachment_closes_its_own_state_only() {
+    let mut world = crate::world::with_epoch();
+    orders::with_data(&world);
+    let desk = world.desk();
+    let order = world.one.activation(orders::head(&desk), orders::ORDER);
+    desk.submit(&order).unwrap();
+    let key = orders::session(&world);
+    let file = |name: &legation_core::id::Sha256| {
+        let root = world
+            .dir
+            .path()
+            .join("store")
+            .join(world.one.state.to_string());
+        root.join("attachment").join(name.to_string())
+    };
+    let flip = |path: &std::path::Path| {
+        let mut bytes = std::fs::read(path).unwrap();
+        bytes[7] ^= 1;
+        std::fs::remove_file(path).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    };
+    let (path, keyring) = (file(&key), file(&world.one.mandate.keyring));
+    let bytes = std::fs::read(&path).unwrap();
+
+    // While it runs: told, and replaced by the right bytes.
+    flip(&path);
+    let damaged = desk.get_attachment(&key).unwrap_err();
+    assert!(damaged.to_string().contains("damaged"), "{damaged}");
+    desk.put_attachment(bytes.clone()).unwrap();
+    assert_eq!(desk.get_attachment(&key).unwrap(), bytes);
+
+    // At a start: the keyring is in the settings too. The session's key is not, so the state stays closed, and no other.
+    flip(&keyring);
+    world.stop();
+    world.start();
+    assert!(world.desk().status().is_ok());
+    for lost in [false, true] {
+        world.stop();
+        match lost {
+            false => flip(&path),
+            true => std::fs::remove_file(&path).unwrap(),
+        }
+        world.start();
+        let closed = world.desk().status().unwrap_err();
+        let problem = closed.problem().unwrap();
+        assert_eq!((problem.status, problem.exit), (503, 1));
+        assert!(
+            problem.detail.contains("cannot open this state"),
+            "{closed}"
+        );
+        assert!(world.client(&world.two, &world.two.desk).status().is_ok());
+        // Whoever has no role in it is told of nothing.
+        let stranger = world.client(&world.one, &world.two.desk).status();
+        assert_eq!(stranger.unwrap_err().exit_code(), 12);
+    }
+    // Alone, the embassy does not start, and names the file.
+    world.stop();
+    let mut config = world.config();
+    config.states.truncate(1);
+    let error = EmbassyServer::start(config).unwrap_err();
+    assert_eq!(error.exit_code(), 4);
+    let said = error.to_string();
+    assert!(
+        said.contains(&key.to_string()) && said.contains("missing"),
+        "{said}"
+    );
+    std::fs::write(&path, bytes).unwrap();
+    world.start();
+    assert!(world.desk().status().is_ok());
+}
+
+pub fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
     let mut all = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();

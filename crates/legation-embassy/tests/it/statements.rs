@@ -91,6 +91,10 @@ fn a_commit_of_damaged_or_foreign_packs_is_refused() {
     std::os::unix::fs::PermissionsExt::set_mode(&mut mode, 0o600);
     std::fs::set_permissions(&path, mode).unwrap();
     std::fs::write(&path, &bytes).unwrap();
+    // What came before this run of the embassy is read once more.
+    world.stop();
+    world.start();
+    let (land, agent) = (&world.one.land, world.land());
     let (kind_, exit, detail) = refusal(&agent, &commit);
     assert_eq!((kind_.as_str(), exit), (kind::INCOMPLETE, 4));
     assert!(
@@ -111,6 +115,70 @@ fn a_commit_of_damaged_or_foreign_packs_is_refused() {
     assert_eq!(kind_, kind::INCOMPLETE);
     assert!(detail.contains("another state, registry"), "{detail}");
     assert_eq!(agent.checkpoint().unwrap().size(), 3);
+}
+
+#[test]
+fn a_commit_reads_no_pack_a_second_time() {
+    let mut world = with_epoch();
+    let state = world.one.state;
+    let (first, root) = world.one.land.pack(state, LAND, 1, 0, b"root");
+    let (second, _) = world.one.land.pack(state, LAND, 1, 1, b"more");
+    let put = |world: &World, pack: &legation_core::pack::SealedPack| {
+        let agent = world.land();
+        agent
+            .put_object(Kind::Pack, &pack.digest, pack.bytes.clone())
+            .unwrap();
+    };
+    put(&world, &first);
+    world.stop();
+    world.start();
+    let packs = [(1, 0, &first), (1, 1, &second)];
+    let (list, commit) = world.one.land.version(state, LAND, 1, None, &packs, root);
+    let agent = world.land();
+    agent
+        .put_object(Kind::List, &Digest::of(&list), list)
+        .unwrap();
+    // This try reads the first pack and gets no further.
+    let (kind_, _, detail) = refusal(&agent, &commit);
+    assert_eq!(kind_, kind::INCOMPLETE);
+    assert!(detail.contains(&second.digest.to_string()), "{detail}");
+    // The next one goes on there: a read would find what happened to the first since, and the second was seen as it came.
+    for pack in [&first, &second] {
+        put(&world, pack);
+        let hex = pack.digest.to_string();
+        let path = world.store();
+        let path = path.join(format!("{state}/object/pack/{}/{hex}", &hex[..2]));
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[40_000] ^= 1;
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+    }
+    assert_eq!(agent.submit(&commit).unwrap().entry.index, 2);
+}
+
+#[test]
+fn a_pin_that_cannot_be_written_says_nothing_of_the_embassy() {
+    let world = with_epoch();
+    let trust = world.dir.path().join("trust");
+    let mut options = world.options(&world.one, &world.one.desk);
+    options.trust = world
+        .trust(&world.one)
+        .pinned_in(trust.join("a.checkpoint"))
+        .unwrap();
+    let desk = Client::new(options).unwrap();
+    // A file where the directory should be: nobody, root either, can write below it.
+    std::fs::write(&trust, b"").unwrap();
+    for _ in 0..2 {
+        let local = desk.checkpoint().unwrap_err();
+        assert!(matches!(local, ClientError::Local(_)), "{local:?}");
+        assert_eq!(local.exit_code(), 1);
+        let local = desk.submit(&world.one.signed).unwrap_err();
+        assert!(matches!(local, ClientError::Local(_)), "{local:?}");
+    }
+    assert_eq!(desk.trust().held(), None);
+    std::fs::remove_file(&trust).unwrap();
+    assert_eq!(desk.checkpoint().unwrap().size(), 2);
+    assert_eq!(desk.trust().held().map(|c| c.size()), Some(2));
 }
 
 #[test]
@@ -220,7 +288,7 @@ fn the_log_is_mirrored_and_replays() {
     let world = with_epoch();
     let desk = world.desk();
     let dir = world.dir.path().join("mirror");
-    let mirror = Mirror::update(&dir, &desk.log_files()).unwrap();
+    let mirror = Mirror::update(&dir, &desk.log_files(), &desk.trust().believed()).unwrap();
     for digest in desk.attachments().unwrap() {
         mirror
             .put_attachment(&desk.get_attachment(&digest).unwrap())
@@ -248,6 +316,8 @@ fn a_log_that_forgets_is_caught_with_both_halves() {
     let desk = Client::new(options).unwrap();
     assert_eq!(desk.checkpoint().unwrap().size(), 2);
     let held = std::fs::read_to_string(&pin).unwrap();
+    let copy = world.dir.path().join("mirror");
+    Mirror::update(&copy, &desk.log_files(), &desk.trust().believed()).unwrap();
 
     // The host puts back yesterday's disk.
     world.stop();
@@ -273,4 +343,19 @@ fn a_log_that_forgets_is_caught_with_both_halves() {
     assert_eq!(kept.len(), 2, "{kept:?}");
     // The pin has not moved.
     assert_eq!(std::fs::read_to_string(&pin).unwrap(), held);
+
+    // Nor does a copy take that tree's files, whatever was said about the checkpoint: neither an older copy nor a new one.
+    for copy in ["mirror", "new-mirror"] {
+        let dir = world.dir.path().join(copy);
+        let before = Mirror::open(&dir).map(|m| m.size()).ok();
+        let told = Mirror::update(&dir, &desk.log_files(), &desk.trust().believed()).unwrap_err();
+        assert!(told.to_string().contains("size 1 < 2"), "{told}");
+        assert_eq!(Mirror::open(&dir).map(|m| m.size()).ok(), before);
+        let beside = |what: &str| {
+            let all = std::fs::read_dir(&dir).unwrap();
+            let mut names = all.map(|e| e.unwrap().file_name().into_string().unwrap());
+            names.any(|name| name.starts_with(what))
+        };
+        assert!(beside("seen-2-") && beside("refused-1-"), "{copy}");
+    }
 }

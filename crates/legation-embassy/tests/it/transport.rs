@@ -49,21 +49,22 @@ fn nobody_there_is_said_without_an_address() {
 }
 
 #[test]
-fn silence_is_cut_off_and_connections_are_bounded() {
+fn silence_is_cut_off_and_takes_no_known_keys_place() {
     let mut world = World::unstarted();
     world.limits = Limits {
         handshake: Duration::from_millis(300),
-        connections: 3,
+        handshakes: 3,
         ..world.limits
     };
     world.start();
+    let before = world.desk();
+    assert!(before.status().is_ok());
     let begin = Instant::now();
     let mut silent: Vec<_> = (0..3)
         .map(|_| TcpStream::connect(world.address()).unwrap())
         .collect();
-    // Every place is taken by somebody who says nothing; the next one is turned away.
-    std::thread::sleep(Duration::from_millis(50));
-    assert!(world.desk().status().is_err());
+    // Every place for a handshake is taken by somebody who says nothing; whoever is known already goes on.
+    assert!(before.status().is_ok());
     for stream in &mut silent {
         stream
             .set_read_timeout(Some(Duration::from_secs(5)))
@@ -88,4 +89,21 @@ fn status_says_what_a_client_may_know() {
         ("a", world.one.state, 1, 1)
     );
     assert!(status.free > 0 && !status.store.is_empty());
+}
+
+#[test]
+fn one_key_does_not_take_every_connection() {
+    let mut world = World::unstarted();
+    world.limits = Limits {
+        connections: 16,
+        ..world.limits
+    };
+    world.start();
+    let share = world.limits.connections_of_key();
+    assert_eq!(share, 8);
+    let held: Vec<_> = (0..share).map(|_| world.land()).collect();
+    assert!(held.iter().all(|client| client.status().is_ok()));
+    assert!(world.land().status().is_err());
+    assert!(world.desk().status().is_ok());
+    assert!(held.iter().all(|client| client.status().is_ok()));
 }

@@ -4,7 +4,7 @@
 use legation_core::id::{Sha256, StateId};
 use legation_core::keyring::LOG_KEY;
 use legation_core::log::{Checkpoint, LogVerifier, MAX_CHECKPOINT};
-use legation_core::statement::{Entry, Keyring, Statement};
+use legation_core::statement::{Entry, Keyring, Recipient, Statement};
 
 use super::journals::Marked;
 use super::{Finding, Run, Said};
@@ -144,6 +144,14 @@ impl Once {
                     .or_insert(new);
                 if standing.sequence <= sequence {
                     *standing = new;
+                }
+            }
+            Statement::Session(session) => {
+                self.said.attachments.entry(session.key).or_insert(index);
+            }
+            Statement::Order(order) => {
+                if let Recipient::Key(key) = order.recipient {
+                    self.said.attachments.entry(key).or_insert(index);
                 }
             }
             _ => {}

@@ -20,7 +20,7 @@ use super::tls::{self, TlsIdentity};
 use super::trust::Trust;
 use super::wire::{
     self, AttachmentsBody, MAX_ATTACHMENT, MAX_JOURNAL, MAX_JSON, MAX_OBJECT, MAX_RELEASE, OCTETS,
-    Problem, StatusBody, StreamBody, StreamsBody, TEXT, kind,
+    Problem, ReleasesBody, StatusBody, StreamBody, StreamsBody, TEXT, kind,
 };
 use crate::store::Kind;
 
@@ -115,7 +115,7 @@ impl Client {
     /// Sets up the client. Connects at the first verb.
     pub fn new(options: ClientOptions) -> Result<Self, ClientError> {
         install_provider();
-        let config = tls::client_config(&options.identity, options.server)?;
+        let config = tls::client_config(&options.identity, options.server, options.state)?;
         let http = reqwest::blocking::Client::builder()
             .tls_backend_preconfigured(config)
             .https_only(true)
@@ -282,7 +282,8 @@ impl Client {
 
     // ---- releases
 
-    /// Delivers what the officers' machine released for an order. Accepted once per order; equal bytes succeed again.
+    /// Delivers what the officers' machine released for an order. Several may stand side by side; equal bytes succeed
+    /// again.
     pub fn put_release(&self, order: &OrderId, bytes: impl Into<Bytes>) -> Result<(), ClientError> {
         let bytes: Bytes = bytes.into();
         self.exchange(Method::PUT, &format!("release/{order}"), |r| {
@@ -291,12 +292,20 @@ impl Client {
         .map(drop)
     }
 
-    /// What was released for an order; `None` while nothing was.
-    pub fn get_release(&self, order: &OrderId) -> Result<Option<Bytes>, ClientError> {
-        match self.exchange(Method::GET, &format!("release/{order}"), |r| r) {
-            Err(e) if e.is_not_found() => Ok(None),
-            other => self.body(other?, MAX_RELEASE).map(Some),
+    /// The digests of what was released for an order to whom its keys are released now; none while nothing was.
+    pub fn releases(&self, order: &OrderId) -> Result<Vec<Sha256>, ClientError> {
+        let body: ReleasesBody = self.get_json(&format!("release/{order}"))?;
+        Ok(body.releases)
+    }
+
+    /// One release, checked against its digest.
+    pub fn get_release(&self, order: &OrderId, digest: &Sha256) -> Result<Bytes, ClientError> {
+        let answer = self.exchange(Method::GET, &format!("release/{order}/{digest}"), |r| r)?;
+        let bytes = self.body(answer, MAX_RELEASE)?;
+        if Sha256::of(&bytes) != *digest {
+            return Err(self.unverified(format!("release {digest} arrived with other bytes")));
         }
+        Ok(bytes)
     }
 
     // ---- state

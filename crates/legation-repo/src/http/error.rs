@@ -65,9 +65,12 @@ pub enum ClientError {
         /// What was not understood.
         why: String,
     },
-    /// The file that pins the last checkpoint seen cannot be used.
+    /// The file that pins the last checkpoint seen is not one of this log.
     #[error("{0}")]
     Trust(String),
+    /// This machine could not read or write a file of its own; it says nothing of the embassy.
+    #[error("{0}")]
+    Local(String),
 }
 
 /// Two signed checkpoints of one log that cannot both be true, or between which no proof was given.
@@ -89,7 +92,7 @@ impl ClientError {
             Self::WrongKey { .. } => EXIT_WRONG_KEY,
             Self::Refused { problem, .. } => problem.exit,
             Self::SplitView { .. } | Self::Unverified { .. } => EXIT_UNVERIFIED,
-            Self::Identity(_) | Self::Protocol { .. } | Self::Trust(_) => 1,
+            Self::Identity(_) | Self::Protocol { .. } | Self::Trust(_) | Self::Local(_) => 1,
         }
     }
 

@@ -1,14 +1,16 @@
 //! The TLS both ends speak: version 1.3 only, hybrid post-quantum key exchange only, and peers known by the
 //! SHA-256 of their public key, as the mandate names them.
 //!
-//! No certificate authority has a say here, nor do names, dates or chains inside a certificate: a certificate is
-//! the envelope of a public key. This module must not know what a peer may do; it only says who is speaking.
+//! No certificate authority has a say here, nor do dates or chains inside a certificate: a certificate is the envelope
+//! of a public key, and names the states that its holder speaks of. This module must not know what a peer may do; it only
+//! says who is speaking.
 
 use std::fmt;
 use std::sync::Arc;
 
-use legation_core::id::Sha256;
+use legation_core::id::{Sha256, StateId};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_name;
 use rustls::crypto::{
     CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls13_signature,
 };
@@ -37,8 +39,8 @@ pub struct TlsIdentity {
 }
 
 impl TlsIdentity {
-    /// Makes a new P-256 key and a self-signed certificate for it. `name` (for instance `a.lgn1-…`) is put in as the
-    /// subject's DNS name for people who look; nothing checks it.
+    /// Makes a new P-256 key and a self-signed certificate for it, with `name` for people who look. What peers check
+    /// is put in by [`TlsIdentity::naming`].
     pub fn generate(name: &str) -> Result<Self, ClientError> {
         let key = rcgen::KeyPair::generate()
             .map_err(|e| ClientError::Identity(format!("cannot make a TLS key: {e}")))?;
@@ -48,12 +50,27 @@ impl TlsIdentity {
     /// Takes a private key (PKCS#8 DER, P-256 or Ed25519) and makes a fresh self-signed certificate for it: peers pin
     /// the key, so the certificate may differ at every start.
     pub fn from_key(name: &str, pkcs8: Zeroizing<Vec<u8>>) -> Result<Self, ClientError> {
+        Self::certify(name, vec![name.to_owned()], pkcs8)
+    }
+
+    /// The same key under a certificate that names these states: peers speak with its holder of no others.
+    pub fn naming(&self, states: &[StateId]) -> Result<Self, ClientError> {
+        let names: Vec<String> = states.iter().map(ToString::to_string).collect();
+        let first = names.first().cloned().unwrap_or_default();
+        Self::certify(&first, names, (*self.key).clone())
+    }
+
+    fn certify(
+        subject_name: &str,
+        names: Vec<String>,
+        pkcs8: Zeroizing<Vec<u8>>,
+    ) -> Result<Self, ClientError> {
         let trouble =
             |e: rcgen::Error| ClientError::Identity(format!("the TLS key cannot be used: {e}"));
         let key = rcgen::KeyPair::try_from(pkcs8.as_slice()).map_err(trouble)?;
-        let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).map_err(trouble)?;
+        let mut params = rcgen::CertificateParams::new(names).map_err(trouble)?;
         let mut subject = rcgen::DistinguishedName::new();
-        subject.push(rcgen::DnType::CommonName, name);
+        subject.push(rcgen::DnType::CommonName, subject_name);
         params.distinguished_name = subject;
         let certificate = params.self_signed(&key).map_err(trouble)?;
         Self::from_der(certificate.der().to_vec(), pkcs8)
@@ -134,12 +151,29 @@ pub fn spki_sha256(certificate: &CertificateDer<'_>) -> Result<Sha256, TlsError>
     Ok(Sha256::of(parsed.subject_public_key_info().as_ref()))
 }
 
-/// The configuration of a client: it shows `identity` and speaks only to the holder of the key `server`.
-pub fn client_config(identity: &TlsIdentity, server: Sha256) -> Result<ClientConfig, ClientError> {
+/// Whether a certificate names a state.
+pub fn names_state(certificate: &CertificateDer<'_>, state: &StateId) -> bool {
+    let Ok(name) = ServerName::try_from(state.to_string()) else {
+        return false;
+    };
+    ParsedCertificate::try_from(certificate)
+        .and_then(|parsed| verify_server_name(&parsed, &name))
+        .is_ok()
+}
+
+/// The configuration of a client: it shows `identity`, naming `state`, and speaks only to the holder of the key `server`
+/// whose certificate names that state too.
+pub fn client_config(
+    identity: &TlsIdentity,
+    server: Sha256,
+    state: StateId,
+) -> Result<ClientConfig, ClientError> {
+    let identity = identity.naming(&[state])?;
     let trouble = |e: TlsError| ClientError::Identity(format!("cannot set up TLS: {e}"));
     let provider = Arc::new(provider());
     let verifier = PinnedServer {
         pin: server,
+        state,
         algorithms: provider.signature_verification_algorithms,
     };
     let mut config = ClientConfig::builder_with_provider(provider)
@@ -182,8 +216,8 @@ pub fn server_config(
 
 /// Who may finish a handshake.
 pub trait KnownPeers: Send + Sync + 'static {
-    /// Whether some state served here knows this key now.
-    fn knows(&self, spki: &Sha256) -> bool;
+    /// Whether some state served here, which the peer's certificate `names`, knows this key now.
+    fn knows(&self, spki: &Sha256, names: &dyn Fn(&StateId) -> bool) -> bool;
 }
 
 /// One suite for both ends, which are ours: no peer can talk us down to a key exchange that a quantum computer opens.
@@ -200,6 +234,7 @@ fn provider() -> CryptoProvider {
 
 struct PinnedServer {
     pin: Sha256,
+    state: StateId,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -220,7 +255,7 @@ impl ServerCertVerifier for PinnedServer {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
-        if spki_sha256(end_entity)? == self.pin {
+        if spki_sha256(end_entity)? == self.pin && names_state(end_entity, &self.state) {
             Ok(ServerCertVerified::assertion())
         } else {
             Err(TlsError::InvalidCertificate(
@@ -274,7 +309,8 @@ impl ClientCertVerifier for KnownClients {
         _intermediates: &[CertificateDer<'_>],
         _now: UnixTime,
     ) -> Result<ClientCertVerified, TlsError> {
-        if self.known.knows(&spki_sha256(end_entity)?) {
+        let names = |state: &StateId| names_state(end_entity, state);
+        if self.known.knows(&spki_sha256(end_entity)?, &names) {
             Ok(ClientCertVerified::assertion())
         } else {
             Err(TlsError::InvalidCertificate(

@@ -13,6 +13,7 @@ use legation_core::statement::{Keyring, Mandate, Name};
 
 use super::error::{ClientError, SplitView};
 use crate::durable;
+use crate::log::Believed;
 
 /// The keys of one embassy, and the newest checkpoint seen of it. Clones share the pin.
 #[derive(Clone, Debug)]
@@ -69,7 +70,7 @@ impl Trust {
     /// Keeps the pin in the file `pin`, and begins from what it holds.
     ///
     /// # Errors
-    /// When the file cannot be read, or is not a checkpoint of this log signed by its key.
+    /// `Local` when the file cannot be read; `Trust` when it is not a checkpoint of this log signed by its key.
     pub fn pinned_in(self, pin: impl Into<PathBuf>) -> Result<Self, ClientError> {
         let pin = pin.into();
         let trouble = |why: String| {
@@ -81,7 +82,13 @@ impl Trust {
         let held = match durable::read_bounded(&pin, MAX_CHECKPOINT as u64) {
             Ok(note) => Some(self.open(&note).map_err(|e| trouble(e.to_string()))?),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
-            Err(e) => return Err(trouble(e.to_string())),
+            Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
+                return Err(trouble(e.to_string()));
+            }
+            Err(e) => {
+                let why = format!("cannot read {}: {e}", pin.display());
+                return Err(ClientError::Local(why));
+            }
         };
         let Keys {
             label,
@@ -128,6 +135,15 @@ impl Trust {
     /// The newest checkpoint that is believed.
     pub fn held(&self) -> Option<Checkpoint> {
         self.lock().clone()
+    }
+
+    /// What a copy of the log must agree with: its name, its key, and the newest checkpoint that is believed.
+    pub fn believed(&self) -> Believed {
+        Believed {
+            origin: self.keys.origin.clone(),
+            key: self.keys.log.clone(),
+            seen: self.held(),
+        }
     }
 
     /// Reads a note as a checkpoint of this log, both signatures verified.
@@ -185,12 +201,15 @@ impl Trust {
         let Err(error) = held.head().advance(&next.head(), proof) else {
             return Ok(());
         };
-        let view = SplitView {
+        let mut view = SplitView {
             held: held.note().to_owned(),
             offered: next.note().to_owned(),
             why: error.to_string(),
         };
-        self.keep_evidence(&view)?;
+        // The two halves are in the error as well: that they cannot be kept here does not make them untrue.
+        if let Err(local) = self.keep_evidence(&view) {
+            view.why = format!("{} ({local})", view.why);
+        }
         Err(ClientError::SplitView {
             label: self.keys.label.to_string(),
             view: Box::new(view),
@@ -241,5 +260,10 @@ fn write(path: &Path, text: &str) -> Result<(), ClientError> {
         _ => Ok(()),
     };
     made.and_then(|()| durable::write_atomic(path, text.as_bytes()))
-        .map_err(|e| ClientError::Trust(format!("cannot write {}: {e}", path.display())))
+        .map_err(|e| {
+            ClientError::Local(format!(
+                "cannot write {}: {e}; make room there or give this program the right to write",
+                path.display()
+            ))
+        })
 }

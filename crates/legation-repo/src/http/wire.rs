@@ -14,7 +14,7 @@ pub const MAX_STATEMENT: usize = 65_000;
 /// Largest run of journal frames in one request or answer.
 pub const MAX_JOURNAL: usize = 4 << 20;
 /// Largest release: one wrapped epoch root per epoch in scope.
-pub const MAX_RELEASE: usize = 4 << 20;
+pub const MAX_RELEASE: usize = legation_core::release::MAX_RELEASE;
 /// Largest JSON answer that a client reads.
 pub const MAX_JSON: usize = 4 << 20;
 
@@ -195,6 +195,13 @@ pub struct StatusBody {
 pub struct AttachmentsBody {
     /// Sorted.
     pub attachments: Vec<Sha256>,
+}
+
+/// The digests of what was released for an order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleasesBody {
+    /// Sorted, each once.
+    pub releases: Vec<Sha256>,
 }
 
 /// A page of the names of one kind of object.

@@ -30,6 +30,17 @@ pub trait LogSource {
     fn fetch(&self, path: &str) -> Result<Option<Vec<u8>>, StoreError>;
 }
 
+/// Whose log a mirror is a copy of, and what was seen of that log elsewhere than in the mirror.
+#[derive(Debug, Clone)]
+pub struct Believed {
+    /// The log's name.
+    pub origin: String,
+    /// The log's key.
+    pub key: LogVerifier,
+    /// The newest checkpoint that was seen and verified: the log must continue it.
+    pub seen: Option<Checkpoint>,
+}
+
 /// A static directory of a whole log with its attachments: what an auditor carries away.
 ///
 /// Opening one proves that entries and tiles lead to the root that its checkpoint claims. Whether the log's key signed
@@ -44,29 +55,45 @@ pub struct Mirror {
 
 impl Mirror {
     /// Brings the mirror in `dir` up to the newest checkpoint of `source`, fetching only bundles that are new, and
-    /// writing the checkpoint last. A source that is shorter than the mirror, or forked from it, is refused, and its
-    /// checkpoint kept beside as `refused-<size>-<root>`.
+    /// writing the checkpoint last.
+    ///
+    /// Nothing in the mirror is replaced before the checkpoint is found to be signed by the log's key, and its tree to
+    /// continue both the mirror's and the one `believed` was seen to have. Otherwise it is refused, and kept beside as
+    /// `refused-<size>-<root>`, with the one that was seen as `seen-<size>-<root>`.
     ///
     /// # Errors
-    /// `Damaged` when what was fetched does not lead to the checkpoint, or does not continue the mirror; `Full`; `Io`.
-    pub fn update(dir: &Path, source: &dyn LogSource) -> Result<Mirror, StoreError> {
+    /// `Damaged` when it is not signed, when what was fetched does not lead to the checkpoint, or does not continue what
+    /// was seen; `Full`; `Io`.
+    pub fn update(
+        dir: &Path,
+        source: &dyn LogSource,
+        believed: &Believed,
+    ) -> Result<Mirror, StoreError> {
         let failed = |e| StoreError::io(format!("write the mirror {}", dir.display()), e);
         durable::create_dir(dir).map_err(failed)?;
         durable::sweep(dir).map_err(failed)?;
         let note = fetched(source, CHECKPOINT)?;
-        let (_, head) = Checkpoint::claims(&note)?;
+        let head = Checkpoint::open(&note, &believed.origin, &believed.key)?.head();
         let before = read_claims(dir)?.map(|(_, old)| old);
-        let taken = match &before {
-            Some(old) if head.size < old.size => Err(LogError::Shorter {
-                held: old.size,
+        let seen = believed.seen.as_ref();
+        let pins: Vec<TreeHead> = before.into_iter().chain(seen.map(|c| c.head())).collect();
+        let taken = match pins.iter().max_by_key(|pin| pin.size) {
+            Some(largest) if head.size < largest.size => Err(LogError::Shorter {
+                held: largest.size,
                 offered: head.size,
             }
             .into()),
-            _ => take(dir, source, &head, before.as_ref()),
+            _ => take(dir, source, &head, before.is_some(), &pins),
         };
-        if taken.is_err() && before.is_some() {
-            let name = format!("refused-{}-{}", head.size, head.root.short());
-            durable::write_atomic(&dir.join(name), &note).map_err(failed)?;
+        if taken.is_err() && !pins.is_empty() {
+            let beside = |what, head: &TreeHead, note: &[u8]| {
+                let name = format!("{what}-{}-{}", head.size, head.root.short());
+                durable::write_atomic(&dir.join(name), note).map_err(failed)
+            };
+            beside("refused", &head, &note)?;
+            if let Some(seen) = seen {
+                beside("seen", &seen.head(), seen.note().as_bytes())?;
+            }
         }
         taken?;
         durable::write_atomic(&dir.join(CHECKPOINT), &note).map_err(failed)?;
@@ -80,7 +107,7 @@ impl Mirror {
     pub fn open(dir: &Path) -> Result<Mirror, StoreError> {
         let mirror = Mirror::claimed(dir)?;
         let read = |tile: TilePath| read(dir, &tile);
-        walk(&mirror.head, 0, read, |tile, bytes| {
+        walk(&mirror.head, &[], read, |tile, bytes| {
             if tile.level != Level::Entries && read(*tile)? != bytes {
                 let why = "its hashes are not those of the entries".to_owned();
                 return Err(StoreError::Damaged {
@@ -241,11 +268,11 @@ fn take(
     dir: &Path,
     source: &dyn LogSource,
     head: &TreeHead,
-    before: Option<&TreeHead>,
+    stands: bool,
+    pins: &[TreeHead],
 ) -> Result<(), StoreError> {
     let failed = |e| StoreError::io(format!("write the mirror {}", dir.display()), e);
     let incoming = dir.join(INCOMING);
-    let pin = before.map_or(0, |old| old.size);
     let attempt = |reuse: bool| {
         discard(&incoming).map_err(failed)?;
         let mut new = Vec::new();
@@ -264,16 +291,16 @@ fn take(
             Ok(())
         };
         durable::create_dir(&incoming).map_err(failed)?;
-        let pinned = walk(head, pin, fetch, keep)?;
-        Ok((pinned, new))
+        let forked = walk(head, pins, fetch, keep)?;
+        Ok((forked, new))
     };
-    let (pinned, new) = match (attempt(true), before) {
-        (Err(StoreError::Damaged { .. }), Some(old)) => {
+    let (forked, new) = match attempt(true) {
+        Err(StoreError::Damaged { .. }) if stands => {
             // What is here does not fit what is there: ask for everything, to say which of the two is wrong.
-            let (pinned, _) = attempt(false)?;
+            let (forked, _) = attempt(false)?;
             discard(&incoming).map_err(failed)?;
-            if pinned != old.root {
-                return Err(LogError::Forked { held: old.size }.into());
+            if let Some(held) = forked {
+                return Err(LogError::Forked { held }.into());
             }
             let why = "its own copy does not hold; make a new mirror beside it".to_owned();
             return Err(StoreError::Damaged {
@@ -281,11 +308,11 @@ fn take(
                 why,
             });
         }
-        (other, _) => other?,
+        other => other?,
     };
-    if before.is_some_and(|old| pinned != old.root) {
+    if let Some(held) = forked {
         discard(&incoming).map_err(failed)?;
-        return Err(LogError::Forked { held: pin }.into());
+        return Err(LogError::Forked { held }.into());
     }
     for tile in new {
         let (from, to) = (incoming.join(tile.to_string()), dir.join(tile.to_string()));
@@ -298,19 +325,27 @@ fn take(
 }
 
 /// Goes through the bundles of a tree, proves that they lead to its root, and hands over every bundle and hash tile that
-/// the tree consists of; memory holds the right edge only. Returns the root over the first `pin` entries.
+/// the tree consists of; memory holds the right edge only. Returns the size of a tree of `pins` that it does not
+/// continue, if there is one.
 fn walk(
     head: &TreeHead,
-    pin: u64,
+    pins: &[TreeHead],
     mut fetch: impl FnMut(TilePath) -> Result<Vec<u8>, StoreError>,
     mut keep: impl FnMut(&TilePath, &[u8]) -> Result<(), StoreError>,
-) -> Result<Sha256, StoreError> {
+) -> Result<Option<u64>, StoreError> {
     let damaged = |what: String, why: &str| StoreError::Damaged {
         what,
         why: why.to_owned(),
     };
     let (mut tree, mut frontier) = (Tree::new(), Frontier::default());
-    let mut pinned = tree.root();
+    let mut forked = None;
+    let mut compare = |tree: &Tree| {
+        let other = |pin: &&TreeHead| pin.size == tree.size() && pin.root != tree.root();
+        if forked.is_none() {
+            forked = pins.iter().find(other).map(|pin| pin.size);
+        }
+    };
+    compare(&tree);
     let mut partial = None;
     for index in 0..head.size.div_ceil(TILE_WIDTH) {
         let width = (head.size - index * TILE_WIDTH).min(TILE_WIDTH);
@@ -329,9 +364,7 @@ fn walk(
             let leaf = leaf_hash(entry);
             tree.push(leaf);
             frontier.push(leaf);
-            if tree.size() == pin {
-                pinned = tree.root();
-            }
+            compare(&tree);
         }
         if tile.is_full() {
             keep(&tile, &bytes)?;
@@ -352,7 +385,7 @@ fn walk(
     for (tile, bytes) in partial.into_iter().chain(frontier.tiles()) {
         keep(&tile, &bytes)?;
     }
-    Ok(pinned)
+    Ok(forked)
 }
 
 fn discard(incoming: &Path) -> io::Result<()> {

@@ -277,6 +277,15 @@ fn a_log_that_lost_what_it_signed_for_does_not_open() {
     assert!(DiskLog::open(dir.path(), ORIGIN, other, 1).is_err());
 }
 
+/// The log's name and key, nothing seen.
+fn believed() -> Believed {
+    Believed {
+        origin: ORIGIN.to_owned(),
+        key: key(),
+        seen: None,
+    }
+}
+
 #[test]
 fn a_mirror_follows_its_log() {
     let dir = tempfile::tempdir().unwrap();
@@ -284,7 +293,7 @@ fn a_mirror_follows_its_log() {
     let mut log = open(&home);
     for size in [0, 1, 200, 256, 600] {
         grow(&mut log, size);
-        Mirror::update(&away, &log.reader()).unwrap();
+        Mirror::update(&away, &log.reader(), &believed()).unwrap();
         let mirror = Mirror::open(&away).unwrap();
         assert_eq!((mirror.size(), mirror.origin()), (size, ORIGIN));
         let checkpoint = mirror.verify(ORIGIN, &key()).unwrap();
@@ -319,9 +328,9 @@ fn a_mirror_refuses_a_shorter_or_forked_log_and_keeps_both() {
     let away = dir.path().join("mirror");
     let mut log = open(&dir.path().join("log"));
     grow(&mut log, 400);
-    Mirror::update(&away, &log.reader()).unwrap();
+    Mirror::update(&away, &log.reader(), &believed()).unwrap();
     let refused = |source: &LogReader, expect: &str| {
-        let error = Mirror::update(&away, source).unwrap_err();
+        let error = Mirror::update(&away, source, &believed()).unwrap_err();
         assert!(error.to_string().contains(expect), "{error}");
         assert_eq!(Mirror::open(&away).unwrap().size(), 400);
         let head = source.checkpoint().head();
@@ -347,8 +356,57 @@ fn a_mirror_refuses_a_shorter_or_forked_log_and_keeps_both() {
     refused(&late.reader(), "forked");
     // The true log is still welcome.
     grow(&mut log, 700);
-    Mirror::update(&away, &log.reader()).unwrap();
+    Mirror::update(&away, &log.reader(), &believed()).unwrap();
     assert_eq!(Mirror::open(&away).unwrap().size(), 700);
+}
+
+#[test]
+fn a_new_mirror_of_a_log_that_was_seen_refuses_another_tree_and_keeps_both() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open(&dir.path().join("log"));
+    grow(&mut log, 300);
+    let seen = log.reader().checkpoint();
+    let believed = Believed {
+        seen: Some(seen.clone()),
+        ..believed()
+    };
+    let mut short = open(&dir.path().join("short"));
+    grow(&mut short, 299);
+    let mut fork = open(&dir.path().join("fork"));
+    fork.append(&[b"another first entry".to_vec()], 1).unwrap();
+    grow(&mut fork, 400);
+    for (name, source) in [("short", &short), ("fork", &fork)] {
+        // Empty, and one that follows the wrong tree already.
+        let away = dir.path().join(format!("mirror-{name}"));
+        let refused = |size: Option<u64>| {
+            let error = Mirror::update(&away, &source.reader(), &believed).unwrap_err();
+            assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+            assert_eq!(Mirror::open(&away).ok().map(|m| m.size()), size);
+            let of = |what, c: &Checkpoint| {
+                fs::read_to_string(away.join(format!("{what}-{}-{}", c.size(), c.root().short())))
+            };
+            assert_eq!(of("seen", &seen).unwrap(), seen.note());
+            let offered = source.reader().checkpoint();
+            assert_eq!(of("refused", &offered).unwrap(), offered.note());
+        };
+        refused(None);
+        Mirror::update(&away, &source.reader(), &super::tests::believed()).unwrap();
+        let size = source.reader().size();
+        refused(Some(size));
+    }
+    // One that another key signed replaces nothing.
+    let away = dir.path().join("mirror");
+    Mirror::update(&away, &log.reader(), &believed).unwrap();
+    grow(&mut log, 310);
+    let other = LogSigner::from_seed(&[8; LOG_SEED_LEN]).unwrap();
+    let stranger = Believed {
+        key: other.verifier().clone(),
+        ..believed.clone()
+    };
+    Mirror::update(&away, &log.reader(), &stranger).unwrap_err();
+    assert_eq!(Mirror::open(&away).unwrap().size(), 300);
+    Mirror::update(&away, &log.reader(), &believed).unwrap();
+    assert_eq!(Mirror::open(&away).unwrap().size(), 310);
 }
 
 #[test]
@@ -357,7 +415,7 @@ fn a_damaged_mirror_is_told_and_named() {
     let away = dir.path().join("mirror");
     let mut log = open(&dir.path().join("log"));
     grow(&mut log, 300);
-    Mirror::update(&away, &log.reader()).unwrap();
+    Mirror::update(&away, &log.reader(), &believed()).unwrap();
     for tile in tiles_of(300) {
         let path = away.join(tile.to_string());
         let good = fs::read(&path).unwrap();

@@ -69,20 +69,39 @@ fn another_format_suite_or_state_is_refused() {
 }
 
 #[test]
-fn a_release_is_kept_once() {
+fn releases_stand_side_by_side() {
     let dir = tempfile::tempdir().unwrap();
     let writer = StateDir::create(dir.path(), &state(1)).unwrap();
     let order: OrderId = "2026-11-22-7f2c91d0".parse().unwrap();
-    assert_eq!(writer.release(&order).unwrap(), None);
-    assert_eq!(writer.put_release(&order, b"keys").unwrap(), Put::Created);
-    assert_eq!(writer.put_release(&order, b"keys").unwrap(), Put::Existing);
-    let other = writer.put_release(&order, b"more").unwrap_err();
-    assert!(matches!(other, StoreError::Conflict { .. }), "{other}");
-    assert_eq!(writer.release(&order).unwrap().unwrap(), b"keys");
+    let [early, late, desk, other] = [1, 2, 3, 4].map(|n| Sha256([n; 32]));
+    assert_eq!(writer.releases_to(&order, &late).unwrap(), []);
+    assert_eq!(writer.released().unwrap(), []);
+    let put = |to, from, bytes: &[u8]| writer.put_release(&order, to, from, bytes).unwrap();
+    assert_eq!(put(&early, &desk, b"keys"), Put::Created);
+    assert_eq!(put(&late, &desk, b"keys"), Put::Created);
+    assert_eq!(put(&late, &desk, b"keys"), Put::Existing);
+    assert_eq!(put(&late, &other, b"more"), Put::Created);
+    let found = writer.releases_to(&order, &late).unwrap();
+    let read = |name| writer.release(name).unwrap().unwrap();
+    assert_eq!(
+        found.iter().map(read).collect::<Vec<_>>(),
+        [b"keys", b"more"]
+    );
+    assert_eq!(writer.releases_of(&order).unwrap().len(), 3);
+    assert_eq!(writer.released().unwrap(), std::slice::from_ref(&order));
+
+    // One that is damaged is told, and replaced by the right bytes.
+    let path = writer.root().join(found[0].path());
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, b"keyS").unwrap();
+    let damaged = writer.release(&found[0]).unwrap_err();
+    assert!(matches!(damaged, StoreError::Damaged { .. }), "{damaged}");
+    assert_eq!(put(&late, &desk, b"keys"), Put::Created);
+    assert_eq!(read(&found[0]), b"keys");
 }
 
 #[test]
-fn a_damaged_attachment_is_told() {
+fn a_damaged_attachment_is_told_and_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let writer = StateDir::create(dir.path(), &state(1)).unwrap();
     let digest = writer.put_attachment(b"keyring").unwrap();
@@ -93,8 +112,7 @@ fn a_damaged_attachment_is_told() {
         writer.attachment(&digest),
         Err(StoreError::Damaged { .. })
     ));
-    assert!(matches!(
-        writer.put_attachment(b"keyring"),
-        Err(StoreError::Conflict { .. })
-    ));
+    // The right bytes take its place.
+    assert_eq!(writer.put_attachment(b"keyring").unwrap(), digest);
+    assert_eq!(writer.attachment(&digest).unwrap().unwrap(), b"keyring");
 }

@@ -315,6 +315,11 @@ impl Live {
         ))
     }
 
+    /// Kills it as a loss of power would: it says nothing more and seals nothing.
+    pub fn kill(mut self) {
+        self.daemon.kill();
+    }
+
     /// Leaves it running when we are gone.
     pub fn release(self) -> u32 {
         let pid = self.daemon.pid();

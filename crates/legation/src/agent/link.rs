@@ -307,7 +307,7 @@ fn lighter(error: &ClientError) -> Trouble {
     if error.is_transient()
         || matches!(
             error,
-            ClientError::WrongKey { .. } | ClientError::Protocol { .. }
+            ClientError::WrongKey { .. } | ClientError::Protocol { .. } | ClientError::Local(_)
         )
     {
         return Trouble::Later(error.to_string());

@@ -1,6 +1,6 @@
 use clap::CommandFactory;
 
-use super::Cli;
+use super::{Cli, filter};
 
 #[test]
 fn every_verb_has_an_example() {
@@ -39,4 +39,18 @@ fn a_usage_error_is_told_whole_to_programs() {
     let failure = said(&["legation", "verfy"]);
     assert!(failure.message.contains("verfy"), "{failure}");
     assert!(failure.hint.unwrap().contains("verify"));
+}
+
+#[test]
+fn the_crates_that_connect_say_no_more_than_warnings() {
+    for verbose in 0..4 {
+        let level = filter(verbose);
+        for connects in ["hyper", "hyper_util", "h2", "reqwest", "rustls"] {
+            let quiet = format!("{connects}=warn");
+            assert!(
+                level.split(',').any(|one| one == quiet),
+                "{level}: {connects}"
+            );
+        }
+    }
 }

@@ -98,15 +98,18 @@ fn tell(state: &str, report: &Report, ctx: &Ctx) {
         &serde_json::json!({
             "state": state, "objects": report.objects, "bytes": report.bytes, "journals": report.journals,
             "frames": report.frames, "entries": report.entries, "attachments": report.attachments,
+            "releases": report.releases, "evidence": report.evidence,
             "log_size": report.log.as_ref().map(|head| head.size), "damaged": damaged, "interrupted": report.interrupted,
         }),
         format!(
-            "{state}: {} objects, {} journals of {} frames, {} log entries, {} attachments, {} MiB read; {verdict}",
+            "{state}: {} objects, {} journals of {} frames, {} log entries, {} attachments, {} releases, {} pieces of evidence, {} MiB read; {verdict}",
             report.objects,
             report.journals,
             report.frames,
             report.entries,
             report.attachments,
+            report.releases,
+            report.evidence,
             report.bytes.div_ceil(1 << 20)
         ),
     );

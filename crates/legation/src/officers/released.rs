@@ -8,7 +8,9 @@ use base64::engine::general_purpose::STANDARD;
 use legation_core::id::{EpochNo, OrderId, RegistryId, Sha256, StateId};
 use legation_core::keys::{Entropy, EpochRoot, OpeningKey, SealingKey};
 use legation_core::policy::OrderState;
-use legation_core::release::{ReleaseContext, open as open_root};
+use legation_core::release::{
+    MAX_RELEASE, RELEASE_HEAD, ReleaseContext, ReleaseHead, open as open_root,
+};
 use legation_core::statement::{Annex, Order};
 use zeroize::Zeroizing;
 
@@ -17,10 +19,7 @@ use super::names::Names;
 use super::text::{Fields, base64};
 use crate::exit::{Code, Failure};
 
-const HEAD: &str = "legation/released/v1";
 const INFO: &[u8] = b"legation/v1 released annex";
-/// What an embassy takes for one order; about 2,600 keys.
-const MAX_RELEASE: usize = 4 << 20;
 /// As many lines as fit.
 const MAX_KEYS: usize = 4096;
 
@@ -103,17 +102,19 @@ impl Released {
 
     /// Whether a file is a release, by its first line.
     pub fn is(bytes: &[u8]) -> bool {
-        bytes.starts_with(HEAD.as_bytes())
+        bytes.starts_with(RELEASE_HEAD.as_bytes())
     }
 
     /// The text that travels.
     pub fn text(&self) -> String {
+        let head = ReleaseHead {
+            state: self.state,
+            order: self.order.clone(),
+            statement: self.statement,
+            recipient: self.recipient,
+        };
         let mut text = format!(
-            "{HEAD}\nstate: {}\norder: {}\nstatement: {}\nrecipient: {}\nannex: {}\nnames: {}\n",
-            self.state,
-            self.order,
-            self.statement,
-            self.recipient,
+            "{head}annex: {}\nnames: {}\n",
             base64(&self.annex),
             base64(&self.names)
         );
@@ -137,7 +138,7 @@ impl Released {
             return Err(Failure::usage("too large for a release"));
         }
         let text = std::str::from_utf8(bytes).map_err(|_| Failure::usage("this is no release"))?;
-        let mut fields = Fields::open(text, "a release", HEAD)?;
+        let mut fields = Fields::open(text, "a release", RELEASE_HEAD)?;
         let (state, order) = (fields.take("state")?, fields.take("order")?);
         let (statement, recipient) = (fields.take("statement")?, fields.take("recipient")?);
         let (annex, names) = (fields.bytes("annex")?, fields.bytes("names")?);

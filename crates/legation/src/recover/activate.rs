@@ -3,7 +3,7 @@
 //! Nothing starts by itself: the order is in the log before the session's key exists, and keys come only from the
 //! officers. When it ends, for whatever reason, servers are stopped, the volume is wiped, and the log says so.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -204,13 +204,32 @@ impl Session<'_> {
         }
     }
 
+    /// Until something was released that this session's key opens. What does not open is told of and passed over:
+    /// whoever may deliver could deliver anything, and that must not stand in the way of the officers' release.
     fn wait_released(&mut self, key: &OpeningKey, ctx: &Ctx) -> Result<Opened, Failure> {
+        // Bounded by what the embassy keeps for one session.
+        let mut tried = BTreeSet::new();
         loop {
-            if let Some(bytes) = self.seat.client.get_release(&self.order.order)? {
-                return Released::parse(&bytes)?.open(key, self.order).map_err(|failure| match failure.code {
-                    Code::WrongKey => failure.hint("it was released to an earlier session, whose key is gone; a new order is needed"),
-                    _ => failure,
-                });
+            for digest in self.seat.client.releases(&self.order.order)? {
+                if !tried.insert(digest) {
+                    continue;
+                }
+                let bytes = self.seat.client.get_release(&self.order.order, &digest)?;
+                let opened =
+                    Released::parse(&bytes).and_then(|released| released.open(key, self.order));
+                match opened {
+                    Ok(opened) => return Ok(opened),
+                    Err(failure) => ctx.out.fact(
+                        "passed-over",
+                        &serde_json::json!({
+                            "order": self.order.order, "release": digest, "message": failure.message,
+                        }),
+                        format!(
+                            "release {digest} is passed over: {}; still waiting for the officers' release",
+                            failure.message
+                        ),
+                    ),
+                }
             }
             self.pause(ctx)?;
         }

@@ -10,6 +10,7 @@ mod hostile;
 mod house;
 mod kills;
 mod refusals;
+mod release;
 mod secrecy;
 mod shape;
 mod survive;

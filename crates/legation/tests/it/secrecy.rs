@@ -222,6 +222,12 @@ fn addresses_are_nowhere(world: &World) {
         .ok(args!["status", "--json", "--config", world.person()])
         .expect("a status");
     assert!(!status.out.contains(&address), "status tells the address");
+    // However much is asked for: the libraries that connect are not let speak of it.
+    let loud = world
+        .legation
+        .ok(args!["-vv", "status", "--json", "--config", world.person()])
+        .expect("a status");
+    assert!(!loud.err.contains(&address), "-vv tells the address");
     for path in ["embassy", "desk", "home/agent"]
         .into_iter()
         .map(|p| world.path(p))

@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use super::*;
 
+const ONE: StateId = StateId([1; 20]);
+const TWO: StateId = StateId([2; 20]);
+
 struct Only(Sha256);
 
 impl KnownPeers for Only {
-    fn knows(&self, spki: &Sha256) -> bool {
-        *spki == self.0
+    fn knows(&self, spki: &Sha256, names: &dyn Fn(&StateId) -> bool) -> bool {
+        *spki == self.0 && names(&ONE)
     }
 }
 
@@ -53,24 +56,54 @@ fn meet(client: ClientConfig, server: ServerConfig) -> (Result<u8, String>, Resu
 #[test]
 fn both_pins_must_hold() {
     let (a, b, stranger) = (
-        TlsIdentity::generate("a.test").unwrap(),
+        TlsIdentity::generate("a.test")
+            .unwrap()
+            .naming(&[TWO, ONE])
+            .unwrap(),
         TlsIdentity::generate("b.test").unwrap(),
         TlsIdentity::generate("b.test").unwrap(),
     );
     let server = || server_config(&a, Arc::new(Only(b.spki_sha256()))).unwrap();
-    let good = client_config(&b, a.spki_sha256()).unwrap();
+    let good = client_config(&b, a.spki_sha256(), ONE).unwrap();
     assert_eq!(meet(good, server()), (Ok(8), Ok(7)));
 
-    let (_, served) = meet(client_config(&stranger, a.spki_sha256()).unwrap(), server());
+    let (_, served) = meet(
+        client_config(&stranger, a.spki_sha256(), ONE).unwrap(),
+        server(),
+    );
     assert!(served.unwrap_err().contains("invalid peer certificate"));
-    let (talked, _) = meet(client_config(&b, stranger.spki_sha256()).unwrap(), server());
+    let (talked, _) = meet(
+        client_config(&b, stranger.spki_sha256(), ONE).unwrap(),
+        server(),
+    );
     assert!(talked.unwrap_err().contains("invalid peer certificate"));
+}
+
+#[test]
+fn both_certificates_must_name_the_state() {
+    let (a, b) = (
+        TlsIdentity::generate("a.test").unwrap(),
+        TlsIdentity::generate("b.test").unwrap(),
+    );
+    let server = |states: &[StateId]| {
+        server_config(&a.naming(states).unwrap(), Arc::new(Only(b.spki_sha256()))).unwrap()
+    };
+    let client = |state| client_config(&b, a.spki_sha256(), state).unwrap();
+    assert_eq!(meet(client(ONE), server(&[TWO, ONE])), (Ok(8), Ok(7)));
+    // The right key, under a certificate of another state: on either side.
+    let (talked, _) = meet(client(ONE), server(&[TWO]));
+    assert!(talked.unwrap_err().contains("invalid peer certificate"));
+    let (_, served) = meet(client(TWO), server(&[TWO, ONE]));
+    assert!(served.unwrap_err().contains("invalid peer certificate"));
 }
 
 #[test]
 fn a_classical_or_older_client_is_refused() {
     let (a, b) = (
-        TlsIdentity::generate("a.test").unwrap(),
+        TlsIdentity::generate("a.test")
+            .unwrap()
+            .naming(&[TWO, ONE])
+            .unwrap(),
         TlsIdentity::generate("b.test").unwrap(),
     );
     let config = |kx, versions: &[&'static rustls::SupportedProtocolVersion]| {
@@ -80,6 +113,7 @@ fn a_classical_or_older_client_is_refused() {
         };
         let verifier = PinnedServer {
             pin: a.spki_sha256(),
+            state: ONE,
             algorithms: provider.signature_verification_algorithms,
         };
         ClientConfig::builder_with_provider(Arc::new(provider))
@@ -87,7 +121,7 @@ fn a_classical_or_older_client_is_refused() {
             .unwrap()
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_client_auth_cert(vec![b.certificate.clone()], b.private_key())
+            .with_client_auth_cert(vec![b.naming(&[ONE]).unwrap().certificate], b.private_key())
             .unwrap()
     };
     let server = || server_config(&a, Arc::new(Only(b.spki_sha256()))).unwrap();

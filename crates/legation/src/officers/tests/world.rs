@@ -14,7 +14,7 @@ use legation_core::statement::{
     Act, Annex, Branch, Bytes32, Commit, Entry, Epoch, EpochSet, Mode, Order, Packs, Recipient,
     RootRow, ScopeRow, Signed, Statement, TitleRow, VersionPick, YesNo,
 };
-use legation_repo::log::{DiskLog, Mirror};
+use legation_repo::log::{Believed, DiskLog, Mirror};
 use tempfile::TempDir;
 
 use crate::identity::{Identity, Role};
@@ -310,7 +310,12 @@ impl World {
         let log = bundle.with_extension("log");
         let disk = self.log(&log, signed);
         std::fs::create_dir_all(bundle.join(file::SLIPS)).unwrap();
-        let mirror = Mirror::update(&bundle.join(file::LOG), &disk.reader()).unwrap();
+        let believed = Believed {
+            origin: disk.reader().checkpoint().origin().to_owned(),
+            key: self.embassy.log_signer().unwrap().verifier().clone(),
+            seen: None,
+        };
+        let mirror = Mirror::update(&bundle.join(file::LOG), &disk.reader(), &believed).unwrap();
         mirror.put_attachment(&self.keyring).unwrap();
         mirror.put_attachment(key.public().encode()).unwrap();
         for (digest, bytes) in &self.slips {
