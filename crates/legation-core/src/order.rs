@@ -154,9 +154,9 @@ impl Order {
                     "a grant says 'grant: read'"
                 );
                 hold!(
-                    self.term.is_none() && self.target.is_none(),
+                    self.term.is_none(),
                     Shape,
-                    "a grant says 'term: none' and 'target: none'"
+                    "a grant says 'term: none'"
                 );
             }
         }

@@ -49,6 +49,10 @@ pub struct Args {
     /// Which version: latest, or one like v7
     #[arg(long, value_name = "VERSION", default_value = "latest")]
     version: String,
+    /// Up to where the log is replayed: end-of-wal, or none for the version alone (none without it for a grant of one
+    /// version, else end-of-wal)
+    #[arg(long, value_enum, value_name = "TARGET")]
+    target: Option<TargetArg>,
     /// Why; in the annex, which the host cannot read
     #[arg(long, value_name = "TEXT", default_value = "Reading a kept version.")]
     reason: String,
@@ -90,6 +94,14 @@ impl Args {
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TargetArg {
+    /// As last acknowledged
+    EndOfWal,
+    /// The version alone
+    None,
+}
+
 /// Runs the verb.
 pub(super) fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
     for path in [args.out.clone(), orders::annex_path(&args.out)] {
@@ -105,7 +117,11 @@ pub(super) fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
         ))
     })?;
     let registries = chosen(args, &desk)?;
-    let target = (args.act == ActArg::Activate).then_some(Target::EndOfWal);
+    let to_the_end = match args.target {
+        Some(target) => target == TargetArg::EndOfWal,
+        None => args.act == ActArg::Activate || version == VersionPick::Latest,
+    };
+    let target = to_the_end.then_some(Target::EndOfWal);
     let registry = registries
         .iter()
         .map(|id| scoped(&desk, *id, version, target))

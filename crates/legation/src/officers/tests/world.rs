@@ -223,7 +223,7 @@ impl World {
                 generation: Generation(1),
             };
             let bytes =
-                slip::seal(&vault, &header, &root, &*SystemEntropy.draw().unwrap()).unwrap();
+                slip::seal(&vault, &header, &root, &SystemEntropy.draw().unwrap()).unwrap();
             self.slips.push((Digest::of(&bytes), bytes));
             self.roots.push(root);
         }
@@ -231,7 +231,7 @@ impl World {
 
     /// A grant for epochs 1 and 2, its annex beside it, and the key that may read.
     pub fn grant(&self, name: &str) -> (PathBuf, Order, OpeningKey) {
-        let key = OpeningKey::from_seed(&*SystemEntropy.draw().unwrap()).unwrap();
+        let key = OpeningKey::from_seed(&SystemEntropy.draw().unwrap()).unwrap();
         let state = StateId::of_mandate(self.signed.text().as_bytes());
         let at = now().unwrap().whole_seconds();
         let order: OrderId = format!(
