@@ -330,7 +330,7 @@ fn a_full_spool_lets_go_of_the_source_and_loses_nothing_that_it_took() {
         .unwrap();
 
     world.start_embassy().unwrap();
-    until(&world, "a new base", || version(&world) == 3);
+    until(&world, "a new base", || version(&world) == 2);
     until(&world, "everything acknowledged", || caught_up(&world));
     check_log(&world);
 }
