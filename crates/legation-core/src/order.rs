@@ -153,11 +153,7 @@ impl Order {
                     Shape,
                     "a grant says 'grant: read'"
                 );
-                hold!(
-                    self.term.is_none(),
-                    Shape,
-                    "a grant says 'term: none'"
-                );
+                hold!(self.term.is_none(), Shape, "a grant says 'term: none'");
             }
         }
         if let Some(step) = &self.term {

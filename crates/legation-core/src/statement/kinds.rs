@@ -32,17 +32,6 @@ pub enum Standing {
     Named,
 }
 
-impl Standing {
-    /// Whether statements of this kind are leaves of the log.
-    #[must_use]
-    pub const fn is_logged(self) -> bool {
-        matches!(
-            self,
-            Self::AllOfficers | Self::Quorum | Self::Writer | Self::Embassy
-        )
-    }
-}
-
 /// One row of the table of kinds.
 #[derive(Clone, Copy, Debug)]
 pub struct Kind {

@@ -32,7 +32,6 @@ pub struct Bundle {
     dir: PathBuf,
     ledger: Ledger,
     order: OrderState,
-    text: String,
 }
 
 /// Files of a bundle.
@@ -126,7 +125,6 @@ impl Bundle {
             dir: dir.to_owned(),
             ledger,
             order: accepted,
-            text,
         })
     }
 
@@ -426,11 +424,6 @@ impl Bundle {
             )
         })?;
         Ok(SealingKey::decode(&bytes)?)
-    }
-
-    /// The order's exact text.
-    pub fn order_text(&self) -> &str {
-        &self.text
     }
 
     /// How many epochs of each registry the order lists.

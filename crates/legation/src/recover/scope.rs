@@ -291,28 +291,5 @@ pub fn streams(commit: &Commit, held: &[Held]) -> Vec<Held> {
     }
 }
 
-/// The epochs whose keys open a version and its journal. Where several streams claim to continue one, those of all of
-/// them: which of them is true only the keys tell.
-pub fn epochs(commit: &Commit, held: &[Held]) -> BTreeSet<EpochNo> {
-    let mut epochs: BTreeSet<_> = commit.epochs.iter().collect();
-    let chosen = streams(commit, held);
-    let reach = reaches(held);
-    let mut seen: BTreeSet<_> = chosen.iter().map(|one| one.stream).collect();
-    let mut waiting = chosen;
-    waiting.extend(starts(commit, held));
-    while let Some(at) = waiting.pop() {
-        seen.insert(at.stream);
-        // A stream without WAL is opened only on the way to some.
-        if reach.get(&at.stream).is_some_and(|to| *to > at.first) {
-            epochs.insert(at.epoch);
-        }
-        let next = held
-            .iter()
-            .filter(|one| one.continues(&at) && !seen.contains(&one.stream));
-        waiting.extend(next);
-    }
-    epochs
-}
-
 #[cfg(test)]
 mod tests;

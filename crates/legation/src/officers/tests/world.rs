@@ -222,8 +222,7 @@ impl World {
                 epoch: EpochNo(epoch),
                 generation: Generation(1),
             };
-            let bytes =
-                slip::seal(&vault, &header, &root, &SystemEntropy.draw().unwrap()).unwrap();
+            let bytes = slip::seal(&vault, &header, &root, &SystemEntropy.draw().unwrap()).unwrap();
             self.slips.push((Digest::of(&bytes), bytes));
             self.roots.push(root);
         }

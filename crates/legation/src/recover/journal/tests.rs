@@ -290,11 +290,6 @@ fn a_version_needs_the_streams_from_its_segment_on() {
     let version = version(SEGMENT + 40, SEGMENT + 900);
     let held = [two.held, old.held, one.held];
     assert_eq!(scope::streams(&version.commit, &held), [one.held, two.held]);
-    let epochs: Vec<_> = scope::epochs(&version.commit, &held)
-        .into_iter()
-        .map(|epoch| epoch.0)
-        .collect();
-    assert_eq!(epochs, [1, 2, 3]);
     assert_eq!(
         reach(&[one.held, two.held]),
         Some((Lsn(SEGMENT), Lsn(SEGMENT + 1500)))
