@@ -4,7 +4,7 @@
 
 target := $(or $(CARGO_TARGET_DIR),target)
 
-# KEEP=1 leaves the activated registries up; SCALE=4 makes them four times as large; LIVE=60 lets home live a minute.
+# KEEP=1 leaves the activated registries up; SCALE=4 makes them four times as large; LIVE=300 lets home live five minutes.
 demo:
 	.ci/need
 	began=$$(date +%s); \

@@ -10,13 +10,13 @@ use legation_world::world;
 
 /// Founds a state, runs it, destroys it, starts it abroad, and counts what survived.
 #[derive(Debug, Parser)]
-#[command(after_help = "Example:\n  demo --scale 1 --seconds 30")]
+#[command(after_help = "Example:\n  demo --scale 1 --seconds 60")]
 struct Args {
     /// Size of the registries; 1 is some 300,000 rows
     #[arg(long, default_value_t = 1.0)]
     scale: f64,
     /// How long home lives before it is destroyed
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 60)]
     seconds: u64,
     /// Leave the activated registries up, to look at
     #[arg(long, env = "KEEP", value_parser = clap::builder::FalseyValueParser::new())]
