@@ -214,7 +214,7 @@ fn unknown_kinds_and_words_are_errors() {
 #[test]
 fn the_last_moment_can_be_said() {
     let last = Time::from_millis(0).unwrap().plus_millis(u64::MAX);
-    assert_eq!(last.to_string(), "9999-12-30T22:00:00.999Z");
+    assert_eq!(last.to_string(), "9999-12-30T22:00:00Z");
     assert_eq!(last.to_string().parse(), Ok(last));
     assert_eq!(Time::from_millis(last.millis() + 1), None);
     assert!("9999-12-31T00:00:00Z".parse::<Time>().is_err());

@@ -118,9 +118,9 @@ impl fmt::Display for Line {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Time(u64);
 
-/// 9999-12-30T22:00:00.999Z: the last moment that the text form can say; the calendar ends there, so that every moment
+/// 9999-12-30T22:00:00Z: the last moment that the text form can say; the calendar ends there, so that every moment
 /// has a date in every time zone.
-const MAX_TIME: u64 = 253_402_207_200_999;
+const MAX_TIME: u64 = 253_402_207_200_000;
 
 impl Time {
     /// From milliseconds since 1970; `None` after the last moment, at the end of 9999.

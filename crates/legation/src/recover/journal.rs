@@ -157,24 +157,18 @@ impl<'a> Wal<'a> {
                 }
                 Some(opener) => {
                     let which = format!("frame {} of stream {stream}", header.seq);
-                    // By its hash first: what does not continue that was changed or lost after it was acknowledged.
+                    // By its header and hash first: what does not continue those was changed or lost after it was
+                    // acknowledged, for no embassy takes such a frame.
                     opener
                         .follows(&bytes)
                         .map_err(|why| Failure::from(why).during(&which))?;
                     let before = opener.position();
-                    let opened = if header.timeline == before.timeline {
-                        opener
-                            .open(&bytes)
-                            .map_err(|why| format!("was added without its key: {why}"))
-                    } else {
-                        Err(format!("goes on in timeline {}", header.timeline))
-                    };
-                    match opened {
+                    match opener.open(&bytes) {
                         Ok(opened) => Some(opened),
                         Err(why) => {
                             self.early = Some(Early {
                                 at: before.end_lsn,
-                                why: format!("{which} {why}"),
+                                why: format!("{which} was added without its key: {why}"),
                             });
                             return Ok(None);
                         }

@@ -2,6 +2,7 @@
 //! reach a disk by swapping, and a size that does not fit, and says what to do.
 
 use std::ffi::CString;
+use std::fs::File;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,9 @@ use crate::exit::{Code, Failure};
 
 /// `TMPFS_MAGIC` of `linux/magic.h`.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+/// What `mount` shows as the source of a volume: how one is known again.
+const SOURCE: &str = "legation";
 
 /// Left to the kernel and to PostgreSQL's own processes when a volume takes memory.
 const MEMORY_LEFT: u64 = 256 << 20;
@@ -30,7 +34,8 @@ const STICKY: u32 = 0o1000;
 #[derive(Debug)]
 pub struct Volume {
     path: PathBuf,
-    mounted: bool,
+    /// The mount of its own, held open: nobody takes it away while we live.
+    mount: Option<File>,
     kind: Kind,
     room: u64,
 }
@@ -126,10 +131,11 @@ impl Volume {
     ///
     /// # Errors
     /// When plaintext may be left: says what, where, and why.
-    pub fn wipe(self) -> Result<(), Failure> {
+    pub fn wipe(mut self) -> Result<(), Failure> {
         let mut left = Vec::new();
         clear(&self.path, &mut left);
-        if self.mounted {
+        let mounted = self.mount.take().is_some();
+        if mounted {
             // A lazy unmount would leave the plaintext mounted for whoever holds it; by now nobody may. What could not
             // be removed goes with the mount.
             return match unmount(&self.path, UnmountFlags::empty()) {
@@ -140,7 +146,7 @@ impl Volume {
                 }
                 Err(why) => {
                     left.push(format!("{}: unmounting it: {why}", self.path.display()));
-                    Err(self.not_wiped(&left))
+                    Err(self.not_wiped(&left, mounted))
                 }
             };
         }
@@ -152,16 +158,16 @@ impl Volume {
         if left.is_empty() {
             return Ok(());
         }
-        Err(self.not_wiped(&left))
+        Err(self.not_wiped(&left, mounted))
     }
 
-    fn not_wiped(&self, left: &[String]) -> Failure {
+    fn not_wiped(&self, left: &[String], mounted: bool) -> Failure {
         let mut named = left[..left.len().min(NAMED)].join("; ");
         if left.len() > NAMED {
             named.push_str(&format!("; and {} more", left.len() - NAMED));
         }
         let path = self.path.display();
-        let remove = if self.mounted {
+        let remove = if mounted {
             format!("`fuser -m {path}` names who holds it; end that, then `umount {path}`")
         } else {
             format!("remove {path} by hand, as root if need be")
@@ -175,7 +181,7 @@ impl Volume {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         let try_mount = |options: &str| {
             let options = CString::new(options).map_err(|_| Errno::INVAL)?;
-            mount(c"legation", path, c"tmpfs", flags, options.as_c_str())
+            mount(SOURCE, path, c"tmpfs", flags, options.as_c_str())
         };
         let kind = match try_mount(&format!("{base},noswap")) {
             Ok(()) => Kind::TmpfsNoSwap,
@@ -190,7 +196,7 @@ impl Volume {
         };
         Ok(Self {
             path: path.to_owned(),
-            mounted: true,
+            mount: Some(File::open(path).map_err(|why| io(path, why))?),
             kind,
             room,
         })
@@ -206,7 +212,7 @@ impl Volume {
         }
         Ok(Self {
             path: path.to_owned(),
-            mounted: false,
+            mount: None,
             kind: Kind::SharedTmpfs,
             room,
         })
@@ -288,6 +294,25 @@ struct Place {
 }
 
 impl Place {
+    fn is_empty(&self) -> bool {
+        !std::fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_some())
+    }
+
+    /// Whether a volume of ours is mounted there, of an activation that runs or was killed. Only root can mount one.
+    fn is_left_over(&self) -> bool {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        rustix::process::geteuid().is_root()
+            && mounts.lines().any(|line| is_volume(line, &self.path))
+    }
+
+    fn locked(&self) -> Failure {
+        let path = self.path.display();
+        let what = format!("{path} is in use: another activation runs there, or one was killed");
+        Failure::new(Code::Locked, what).hint(format!(
+            "stop what still runs there, then `umount {path}` (or empty it), or set another activation.path"
+        ))
+    }
+
     /// Looks at the place without changing it, apart from the parent, which is made when it is missing.
     fn of(path: &Path) -> Result<Self, Failure> {
         let no_place = || {
@@ -332,6 +357,13 @@ impl Place {
     /// The directory, ours, empty and 0700. Something left from a crash is refused rather than covered.
     fn prepare(self) -> Result<PathBuf, Failure> {
         let path = self.path.as_path();
+        if self.is_left_over() && self.is_empty() {
+            // Whoever still uses it holds it open.
+            unmount(path, UnmountFlags::empty()).map_err(|why| match why {
+                Errno::BUSY => self.locked(),
+                why => Failure::failed(format!("unmounting {}: {why}", path.display())),
+            })?;
+        }
         match std::fs::symlink_metadata(path) {
             Ok(meta) => {
                 self.check(&meta)?;
@@ -360,14 +392,11 @@ impl Place {
         if !meta.is_dir() {
             return other(format!("{path} is no directory"));
         }
-        if std::fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_some()) {
-            return Err(Failure::new(
-                Code::Locked,
-                format!("{path} is not empty: another activation runs there, or one was killed"),
-            )
-            .hint(format!(
-                "stop what still runs there, then `umount {path}` (or empty it), or set another activation.path"
-            )));
+        if !self.is_empty() {
+            return Err(self.locked());
+        }
+        if self.is_left_over() {
+            return Ok(());
         }
         if meta.uid() != rustix::process::geteuid().as_raw() {
             return other(format!(
@@ -383,6 +412,23 @@ impl Place {
         }
         Ok(())
     }
+}
+
+/// Whether this line of `/proc/self/mountinfo` is of a volume of ours at `path`.
+fn is_volume(line: &str, path: &Path) -> bool {
+    let mut fields = line.split(' ');
+    let at = fields.nth(4).unwrap_or_default();
+    let mut kind = fields.skip_while(|field| *field != "-").skip(1);
+    // The kernel writes white space and backslashes in a path as octal numbers.
+    let shown: String = path
+        .to_string_lossy()
+        .chars()
+        .map(|c| match c {
+            ' ' | '\t' | '\n' | '\\' => format!("\\{:03o}", u32::from(c)),
+            c => c.to_string(),
+        })
+        .collect();
+    at == shown && kind.next() == Some("tmpfs") && kind.next() == Some(SOURCE)
 }
 
 fn denied(path: &Path, why: Errno) -> Failure {

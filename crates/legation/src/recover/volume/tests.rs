@@ -33,6 +33,56 @@ fn a_volume_is_in_memory_private_and_gone_when_wiped() {
 }
 
 #[test]
+fn an_empty_volume_of_a_killed_activation_is_taken_away_and_one_in_use_is_not() {
+    let path = place("left");
+    if !rustix::process::geteuid().is_root() {
+        // Without root nothing is mounted: what is left is a directory, ours and empty.
+        drop(Volume::open(&path, None).unwrap());
+        return Volume::open(&path, None).unwrap().wipe().unwrap();
+    }
+    let owner = Owner {
+        uid: PLAIN,
+        gid: PLAIN,
+    };
+    let used = Volume::open(&path, Some(owner)).unwrap();
+    let failure = Volume::open(&path, Some(owner)).unwrap_err();
+    assert_eq!(failure.code, Code::Locked, "{failure}");
+    // Killed: its hold is gone, its mount is not.
+    drop(used);
+    assert!(Volume::foresee(&path).is_ok());
+    let next = Volume::open(&path, Some(owner)).unwrap();
+    std::fs::write(path.join("page"), b"plain").unwrap();
+    drop(next);
+    let failure = Volume::open(&path, Some(owner)).unwrap_err();
+    assert_eq!(failure.code, Code::Locked, "{failure}");
+    let hint = failure.hint.unwrap();
+    assert!(hint.contains("umount"), "{hint}");
+    assert!(
+        std::process::Command::new("umount")
+            .arg(&path)
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert!(
+        std::fs::read_dir(&path).unwrap().next().is_none(),
+        "one mount, not two"
+    );
+    std::fs::remove_dir(&path).unwrap();
+}
+
+#[test]
+fn mounts_are_known_by_place_kind_and_source() {
+    let line = r"36 35 0:44 / /srv/a\040b rw,nosuid - tmpfs legation rw,size=1k";
+    assert!(is_volume(line, Path::new("/srv/a b")));
+    assert!(!is_volume(line, Path::new("/srv/a")));
+    for other in ["- tmpfs tmpfs", "- ext4 legation"] {
+        let line = line.replace("- tmpfs legation", other);
+        assert!(!is_volume(&line, Path::new("/srv/a b")));
+    }
+}
+
+#[test]
 fn a_directory_on_a_disk_is_no_place_for_plaintext() {
     let path = std::env::temp_dir().join(format!("legation-test-{}", std::process::id()));
     std::fs::create_dir_all(&path).unwrap();
@@ -104,7 +154,7 @@ fn what_cannot_be_removed_is_named_and_does_not_keep_the_rest() {
     as_plain_user(|| {
         let volume = Volume {
             path: path.clone(),
-            mounted: false,
+            mount: None,
             kind: Kind::SharedTmpfs,
             room: 1,
         };
@@ -121,7 +171,7 @@ fn what_cannot_be_removed_is_named_and_does_not_keep_the_rest() {
 fn a_mount_that_somebody_holds_is_told_as_not_wiped() {
     let path = place("busy");
     let volume = Volume::open(&path, None).unwrap();
-    if !volume.mounted {
+    if volume.mount.is_none() {
         // Only a mount can be busy.
         return volume.wipe().unwrap();
     }
