@@ -79,6 +79,8 @@ pub struct RegistryStatus {
     pub entries: Option<u64>,
     /// Bytes of the source in the newest version.
     pub source_bytes: Option<u64>,
+    /// Bytes of the source that the capture under way has read; none when there is none.
+    pub capturing: Option<u64>,
     /// Versions committed since the process began.
     pub versions_made: u64,
     /// What is wrong with the source or its capture.

@@ -6,8 +6,10 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use legation_core::id::{EpochNo, RegistryId, StreamId, Timeline, VersionNo};
+use legation_core::manifest::Entry;
 use legation_core::pack::SealedPack;
 use legation_core::source::{Sink, SourceError, SourceResult};
 use legation_core::statement::{self, Branch, EpochSet, Name, Packs, RootRow, WalRange};
@@ -33,6 +35,9 @@ use crate::stop::Stop;
 const MAX_EPOCHS: usize = 512;
 /// As [`MAX_EPOCHS`], for the ranges that they form: a commit may name 256.
 const MAX_EPOCH_RANGES: usize = 128;
+
+/// How often a capture says how far it is.
+const TELL_EVERY: Duration = Duration::from_millis(250);
 
 /// Takes the versions of one registry, one at a time.
 pub struct Versions {
@@ -117,6 +122,8 @@ impl Versions {
     ) -> Result<VersionNo, Failure> {
         let _pass = self.gate.enter(&self.stop).ok_or_else(stopped)?;
         let result = self.attempt(kind, source, parent, take);
+        self.board
+            .registry(&self.name, |status| status.capturing = None);
         if result.is_err() {
             self.outbox.abandon_unfinished()?;
         }
@@ -163,7 +170,12 @@ impl Versions {
             VersionWriter::new(place, &root, &parent.written, &mut packs, &mut entropy);
         drop(root);
         writer.source(kind, source)?;
-        let taken = take(&mut writer)?;
+        let taken = take(&mut Counted {
+            to: &mut writer,
+            versions: self,
+            done: 0,
+            told: Instant::now(),
+        })?;
         let finished = writer.finish(number)?;
         let list = finished.list;
         let index = Index {
@@ -314,6 +326,54 @@ impl From<SourceError> for Failure {
             SourceError::Stopped => stopped(),
             other => Failure::failed(format!("sealing a version: {other}")),
         }
+    }
+}
+
+/// Counts what goes through, for those who watch.
+struct Counted<'a> {
+    to: &'a mut dyn Sink,
+    versions: &'a Versions,
+    done: u64,
+    told: Instant,
+}
+
+impl Counted<'_> {
+    fn add(&mut self, bytes: u64) {
+        self.done += bytes;
+        if self.told.elapsed() >= TELL_EVERY {
+            let done = self.done;
+            self.versions
+                .board
+                .registry(&self.versions.name, |status| status.capturing = Some(done));
+            self.told = Instant::now();
+        }
+    }
+}
+
+impl Sink for Counted<'_> {
+    fn begin(&mut self, entry: Entry) -> SourceResult<()> {
+        self.to.begin(entry)
+    }
+
+    fn data(&mut self, offset: u64, bytes: &[u8]) -> SourceResult<()> {
+        self.to.data(offset, bytes)?;
+        self.add(bytes.len() as u64);
+        Ok(())
+    }
+
+    fn end(&mut self) -> SourceResult<()> {
+        self.to.end()
+    }
+
+    fn unchanged(&mut self, entry: Entry) -> SourceResult<()> {
+        let size = entry.size;
+        self.to.unchanged(entry)?;
+        self.add(size);
+        Ok(())
+    }
+
+    fn meta(&mut self, key: &str, value: &str) -> SourceResult<()> {
+        self.to.meta(key, value)
     }
 }
 

@@ -26,8 +26,19 @@ pub struct Args {
     wait: u64,
 }
 
-/// Versions made since the agent began, the newest, and what is wrong.
-type Made = (u64, Option<u32>, Option<String>);
+/// What the agent says of the registry.
+struct Made {
+    /// Versions made since it began.
+    versions: u64,
+    /// The newest.
+    newest: Option<u32>,
+    /// What is wrong.
+    trouble: Option<String>,
+    /// Bytes that the capture under way has read.
+    read: Option<u64>,
+    /// Bytes that the one before it read.
+    before: Option<u64>,
+}
 
 /// Asks, and waits.
 ///
@@ -45,9 +56,18 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
         let status = status::read(&layout.status())?;
         Ok(status
             .and_then(|mut status| status.registries.remove(name))
-            .map(|registry| (registry.versions_made, registry.version, registry.trouble)))
+            .map(|registry| Made {
+                versions: registry.versions_made,
+                newest: registry.version,
+                trouble: registry.trouble,
+                read: registry.capturing,
+                before: registry.source_bytes,
+            }))
     };
-    let Some((before, ..)) = made(&args.name)? else {
+    let Some(Made {
+        versions: before, ..
+    }) = made(&args.name)?
+    else {
         return Err(
             Failure::failed("the agent has never run here").hint("legation agent --config …")
         );
@@ -55,7 +75,7 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
     let dir = layout.registry(&registry.id);
     Request { full: args.full }.ask(&dir)?;
     let until = Instant::now() + Duration::from_secs(args.wait);
-    let progress = ctx.out.progress(&args.name, "versions", None);
+    let progress = ctx.out.progress(&args.name, "bytes", None);
     while Instant::now() < until {
         if ctx.stop.wait(LOOK) {
             return Err(Failure::new(
@@ -63,10 +83,23 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
                 "interrupted; the agent goes on with the capture",
             ));
         }
-        progress.add(0);
         let pending = Request::look(&dir).is_some();
-        match made(&args.name)? {
-            Some((after, Some(version), _)) if after > before => {
+        let now = made(&args.name)?;
+        if let Some(Made {
+            read: Some(read),
+            before,
+            ..
+        }) = &now
+        {
+            // The registry is about as large as it was.
+            if let Some(before) = before.filter(|before| before >= read) {
+                progress.total(before);
+            }
+            progress.set(*read);
+        }
+        let Some(now) = now else { continue };
+        match (now.versions, now.newest, now.trouble) {
+            (after, Some(version), _) if after > before => {
                 ctx.out.fact(
                     "captured",
                     &serde_json::json!({ "registry": args.name, "version": version }),
@@ -77,10 +110,10 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
                 );
                 return Ok(());
             }
-            Some((_, _, Some(trouble))) if pending => {
+            (_, _, Some(trouble)) if pending => {
                 return Err(Failure::new(Code::SourceIncomplete, trouble));
             }
-            Some((_, Some(version), None)) if !pending && !args.full => {
+            (_, Some(version), None) if !pending && !args.full => {
                 ctx.out.fact(
                     "unchanged",
                     &serde_json::json!({ "registry": args.name, "version": version }),

@@ -14,3 +14,4 @@ mod release;
 mod secrecy;
 mod shape;
 mod survive;
+mod watched;
