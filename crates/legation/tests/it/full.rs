@@ -116,3 +116,69 @@ fn an_agent_whose_disk_is_full_says_so_and_goes_on_when_it_has_room() {
     world.agents.drain(..).for_each(|mut a| _ = a.kill());
     world.stop_embassy().expect("the embassy stops");
 }
+
+#[test]
+fn an_agent_whose_disk_somebody_else_fills_goes_on_when_that_is_gone() {
+    let mut world = founded();
+    world.start_embassy().expect("an embassy");
+    world.start_home().expect("a home");
+    let _volume = Volume::mount(&world.path("home/agent/spool"), 40);
+    world.start_agent().expect("an agent");
+    wait("a first version is abroad", || version(&world) > 0);
+    // The embassy answers all the while, so also what follows an answer has to be written.
+    let filler = world.path("home/agent/spool/filler");
+    let filled = Command::new("sh")
+        .arg("-c")
+        .arg("cat /dev/zero >\"$0\"")
+        .arg(&filler)
+        .output()
+        .expect("a shell");
+    let said = String::from_utf8_lossy(&filled.stderr).into_owned();
+    assert!(said.contains("No space"), "{said}");
+    let before = version(&world);
+    fs::write(world.press().root.join("late.xml"), b"<act/>").expect("a file");
+    let log = world.path("home/agent/agent.log");
+    wait("the agent says that its disk is full", || {
+        fs::read_to_string(&log)
+            .unwrap_or_default()
+            .contains("No space")
+    });
+    assert!(
+        world.agents.iter_mut().all(|a| a.ended().is_none()),
+        "the agent lives"
+    );
+    fs::remove_file(&filler).expect("room again");
+    wait("the capture goes on by itself", || version(&world) > before);
+    verified(&world);
+    world.agents.drain(..).for_each(|mut a| _ = a.kill());
+    world.stop_embassy().expect("the embassy stops");
+}
+
+#[test]
+fn an_embassy_whose_disk_is_full_keeps_what_it_has_and_takes_the_rest_later() {
+    let mut world = founded();
+    // More than the reserve of 64 MiB, which is kept for the log, by less than what is to come.
+    let volume = Volume::mount(&world.path("embassy/store"), 100);
+    world.start_embassy().expect("an embassy");
+    world.start_home().expect("a home");
+    world.start_agent().expect("an agent");
+    wait("a first version is abroad", || version(&world) > 0);
+    fill(&world, 60);
+    let before = version(&world);
+    let log = world.path("home/agent/agent.log");
+    wait("the agent says that the embassy has no room", || {
+        fs::read_to_string(&log)
+            .unwrap_or_default()
+            .contains("no room")
+    });
+    // What it took is whole, and it can be started again as it is.
+    verified(&world);
+    world.stop_embassy().expect("the embassy stops");
+    world.start_embassy().expect("an embassy");
+    verified(&world);
+    volume.grow(400);
+    wait("the version comes by itself", || version(&world) > before);
+    verified(&world);
+    world.agents.drain(..).for_each(|mut a| _ = a.kill());
+    world.stop_embassy().expect("the embassy stops");
+}
