@@ -43,7 +43,7 @@ fn a_capture_says_how_far_it_is() {
     let last = progress.last().expect("it took longer than two seconds");
     let done = last["done"].as_u64().expect("bytes");
     assert_eq!(last["unit"], "bytes");
-    assert!(done > 0 && done <= 2 * (MIB as u64) << 20, "{last}");
+    assert!(done > 0 && done <= (2 * MIB as u64) << 20, "{last}");
     assert!(last["per_second"].as_f64().expect("a rate") > 0.0, "{last}");
     assert!(records.iter().any(|r| r["message_type"] == "captured"));
 }
