@@ -97,16 +97,7 @@ impl World {
             command,
             &self.path("embassy/embassy.log"),
         )?;
-        let until = Instant::now() + LISTEN;
-        while TcpStream::connect(("127.0.0.1", self.embassy_port)).is_err() {
-            if embassy.ended().is_some() || Instant::now() > until {
-                return failed(format!(
-                    "the embassy does not listen: {}",
-                    embassy.said().trim()
-                ));
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        wait_listening(&mut embassy, self.embassy_port)?;
         self.embassy = Some(embassy);
         Ok(())
     }
