@@ -25,8 +25,8 @@ use super::prepare::{connect, embassy_label, first_status, gate, lock, preflight
 use super::state::{Memory, State, Version};
 use super::status::{Board, now_ms};
 use super::streams::Streams;
-use super::tree::Tree;
 use super::version::{Versions, source_failure};
+use super::whole::Whole;
 use super::writer::Writer;
 use crate::charter::Charter;
 use crate::config::agent::{Agent as Config, Registry, Source};
@@ -233,11 +233,8 @@ impl Agent {
         self.spawn("bulk", move || bulk.run())?;
         match source {
             Source::Tree(tree) => {
-                let tree = Tree {
-                    config: tree.clone(),
-                    versions,
-                };
-                self.spawn("tree", move || tree.run())
+                let driver = tree.clone();
+                self.spawn("tree", move || Whole { driver, versions }.run())
             }
             Source::Postgres(source) => {
                 let connect = ConnectConfig::parse(&source.url).map_err(source_failure)?;

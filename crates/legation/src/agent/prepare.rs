@@ -113,11 +113,7 @@ pub(super) fn connect(
 
 pub(super) fn first_status(config: &Config, label: &str) -> AgentStatus {
     let registries = config.registry.iter().map(|registry| {
-        let source = match registry.source.first() {
-            Some(Source::Postgres(_)) => "postgres",
-            Some(Source::Tree(_)) => "tree",
-            None => "none",
-        };
+        let source = registry.source.first().map_or("none", Source::kind);
         let status = RegistryStatus {
             id: registry.id.clone(),
             source: source.into(),

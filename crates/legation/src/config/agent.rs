@@ -349,6 +349,16 @@ impl Registry {
     }
 }
 
+impl Source {
+    /// The kind, as the file and versions name it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Source::Postgres(_) => "postgres",
+            Source::Tree(_) => "tree",
+        }
+    }
+}
+
 impl Postgres {
     fn usual_base() -> Span {
         Span(Duration::from_secs(24 * 3600))
