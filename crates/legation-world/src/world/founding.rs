@@ -259,8 +259,8 @@ impl World {
                 t,
                 "\n[[registry]]\nname = \"{}\"\ntitle = \"{}\"\ntier = \"{}\"\nretention = \"permanent\"\nwriter = \"w-1\"\n",
                 r.name(),
-                r.title(),
-                r.tier().0
+                r.shape().title,
+                r.shape().tier
             );
         }
         t

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use super::{World, private};
@@ -56,7 +57,7 @@ impl World {
             .registries
             .iter()
             .copied()
-            .filter(|&r| r != Registry::Gazette);
+            .filter(|r| r.is_database());
         let made: Vec<Result<_>> = std::thread::scope(|scope| {
             let threads: Vec<_> = databases
                 .map(|r| (r, scope.spawn(move || world.start_database(r))))
@@ -122,20 +123,22 @@ impl World {
             self.state
         );
         let mut passwords = String::new();
-        for r in &self.options.registries {
-            let (tier, _, _) = r.tier();
+        for r in &self.enrolled {
+            let shape = r.shape();
+            let tier = shape.tier;
             let _ = write!(
                 t,
-                "\n[[registry]]\nid = \"{}\"\nname = \"{}\"\ntitle = \"{}\"\nowner = \"Ministry of Justice\"\n\
+                "\n[[registry]]\nid = \"{}\"\nname = \"{}\"\ntitle = \"{}\"\nowner = \"{}\"\n\
                  legal_basis = \"{} Act\"\ntier = \"{tier}\"\nsecrecy_until = 2101-01-01\n\
                  epoch = \"{}s\"\n",
                 self.id(*r),
                 r.name(),
-                r.title(),
-                r.title(),
+                shape.title,
+                shape.owner,
+                shape.title,
                 self.options.epoch.as_secs()
             );
-            if *r == Registry::Gazette {
+            if !r.is_database() {
                 let _ = write!(
                     t,
                     "\n[[registry.source]]\nkind = \"tree\"\npath = \"{}\"\nevery = \"{}ms\"\n",
@@ -188,6 +191,16 @@ impl World {
         self.agents
             .push(Daemon::start("legation agent", command, &log)?);
         Ok(())
+    }
+
+    /// Enrols more registries: the agent is told of them and started again.
+    pub fn enrol(&mut self, more: &[Registry]) -> Result<()> {
+        self.enrolled.extend(more);
+        self.write_agent_config()?;
+        for mut agent in std::mem::take(&mut self.agents) {
+            agent.stop(Signal::TERM)?;
+        }
+        self.start_agent()
     }
 
     /// Lets citizens work.
@@ -243,15 +256,12 @@ impl World {
             }
             // Before its first report the agent has nothing to say.
             let lag = self.lag().unwrap_or_default();
-            if lag.len() == self.options.registries.len()
-                && lag.values().all(|l| l.version.is_some())
-            {
+            if lag.len() == self.enrolled.len() && lag.values().all(|l| l.version.is_some()) {
                 return Ok(lag);
             }
             if Instant::now() > until {
                 let lacking: Vec<_> = self
-                    .options
-                    .registries
+                    .enrolled
                     .iter()
                     .filter(|r| lag.get(r).is_none_or(|l| l.version.is_none()))
                     .map(|r| r.name())

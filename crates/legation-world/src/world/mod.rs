@@ -63,7 +63,7 @@ impl Options {
             work: PathBuf::from("/var/tmp"),
             seed: 1,
             scale: 1.0,
-            registries: Registry::ALL.into(),
+            registries: Registry::FEW.into(),
             epoch: Duration::from_secs(12),
             gazette_every: Duration::from_secs(8),
             gazette_pause: Duration::from_millis(25),
@@ -87,6 +87,8 @@ pub struct World {
     pub officers: Vec<Officer>,
     /// The state's fingerprint; empty before [`World::ceremony`].
     pub state: String,
+    /// The registries that the agent captures: all, unless they are enrolled in waves.
+    pub enrolled: Vec<Registry>,
     /// The databases at home.
     pub clusters: BTreeMap<Registry, Cluster>,
     /// Rows loaded, by registry.
@@ -136,6 +138,7 @@ impl World {
             legation: Legation::new(&options.program, &root.join("desk"))?,
             officers: Vec::new(),
             state: String::new(),
+            enrolled: options.registries.clone(),
             clusters: BTreeMap::new(),
             loaded: BTreeMap::new(),
             fingerprints: BTreeMap::new(),
