@@ -164,10 +164,7 @@ impl World {
             &desk.join("legation-older.toml"),
             &person.replace("\"locators.toml", "\"locators-older.toml"),
         )?;
-        let locators = self
-            .locators()
-            .replace(&self.embassy_port.to_string(), &port.to_string());
-        private(&desk.join("locators-older.toml"), &locators)?;
+        private(&desk.join("locators-older.toml"), &self.locators(port))?;
         let ran = self.legation.run(args![
             "versions",
             "--config",

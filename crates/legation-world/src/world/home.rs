@@ -12,6 +12,7 @@ use super::{World, private};
 use crate::args;
 use crate::error::{Doing, Result, failed};
 use crate::fixtures::{self, Registry, gazette};
+use crate::line::Line;
 use crate::pg::{self, AGENT_ROLE, Cluster, SUPERUSER};
 use crate::process::{Daemon, kill_trees, remove_tree};
 use crate::reckon;
@@ -163,7 +164,8 @@ impl World {
             );
         }
         private(&dir.join("agent.toml"), &t)?;
-        private(&dir.join("locators.toml"), &self.locators())?;
+        let port = self.line.as_ref().map_or(self.embassy_port, Line::port);
+        private(&dir.join("locators.toml"), &self.locators(port))?;
         private(&self.path("home/.pgpass"), &passwords)?;
         // The charter is copied to whoever needs it; before the ceremony there is none.
         for file in ["mandate.signed", "mandate.keys"] {
@@ -173,6 +175,12 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Lets the agents reach the embassy over a line that can be cut. Before they are started.
+    pub fn lay_line(&mut self) -> Result<()> {
+        self.line = Some(Line::to(self.embassy_port)?);
+        self.write_agent_config()
     }
 
     /// Starts the agent beside the registries.

@@ -27,6 +27,7 @@ use crate::cli::Legation;
 use crate::error::{Doing, Result};
 use crate::fixtures::gazette::Tree;
 use crate::fixtures::{Plan, Registry};
+use crate::line::Line;
 use crate::pg::{Cluster, Programs};
 use crate::process::{Daemon, Scratch};
 use crate::reckon::Fingerprint;
@@ -101,6 +102,8 @@ pub struct World {
     pub embassy: Option<Daemon>,
     /// The agents' processes.
     pub agents: Vec<Daemon>,
+    /// The line from the agents to the embassy, where it is to be cut; see [`World::lay_line`].
+    pub line: Option<Line>,
     /// The citizens.
     pub writers: Option<Writers>,
     /// Variables that the next start of `agent` or `embassy` gets besides, such as the faults of a test.
@@ -145,6 +148,7 @@ impl World {
             gazette: Tree::default(),
             embassy: None,
             agents: Vec::new(),
+            line: None,
             writers: None,
             extra: BTreeMap::new(),
             ids: BTreeMap::new(),
