@@ -184,6 +184,11 @@ impl World {
         &self.password
     }
 
+    /// The loopback port on which the embassy listens.
+    pub fn embassy_port(&self) -> u16 {
+        self.embassy_port
+    }
+
     /// A registry's opaque id; empty before [`World::ceremony`].
     pub fn id(&self, registry: Registry) -> &str {
         self.ids.get(&registry).map_or("", String::as_str)

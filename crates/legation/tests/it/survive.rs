@@ -35,7 +35,8 @@ pub fn alive_over_a_line(seed: u64, registries: &[Registry]) -> World {
     live(world)
 }
 
-fn founded(seed: u64, registries: &[Registry]) -> World {
+/// A small world that is founded, with nothing running.
+pub fn founded(seed: u64, registries: &[Registry]) -> World {
     let mut world = small(seed, registries);
     assert_eq!(
         world.ceremony().expect("a ceremony"),
@@ -45,7 +46,8 @@ fn founded(seed: u64, registries: &[Registry]) -> World {
     world
 }
 
-fn live(mut world: World) -> World {
+/// Starts the embassy, home and its writers, and waits until every registry is abroad.
+pub fn live(mut world: World) -> World {
     world.start_embassy().expect("an embassy");
     world.start_home().expect("a home");
     world.start_writers(1).expect("writers");
