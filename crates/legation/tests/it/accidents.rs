@@ -344,6 +344,66 @@ fn a_process_without_file_descriptors_says_so_and_goes_on() {
     destroy_and_reckon(&mut world);
 }
 
+/// Every edge of the agent's own fails: refused, done and reported failed, and refused for want of room. Whatever it
+/// makes of that, it or the next run goes on, and everything that was acknowledged is there.
+#[test]
+fn whatever_the_agents_disk_refuses_it_goes_on() {
+    const FAULTS: [&str; 3] = ["eio", "late-eio", "enospc"];
+    let mut world = alive(68, BOTH);
+    let log = world.path("home/agent/agent.log");
+    let fired = || {
+        let said = std::fs::read_to_string(&log).unwrap_or_default();
+        said.matches("fault at ").count()
+    };
+    let mut met = 0;
+    for edge in legation_repo::edge::EDGES {
+        // The others are the embassy's, which has a test of its own, or are passed only when an order is accepted.
+        if ["object.", "log.", "agent.moved"]
+            .iter()
+            .any(|other| edge.starts_with(other))
+        {
+            continue;
+        }
+        // Not at the very first passage: some are part of the start, which may well fail for it.
+        let faults: Vec<_> = FAULTS
+            .iter()
+            .map(|fault| format!("{edge}:2={fault}"))
+            .collect();
+        world.agents.drain(..).for_each(|mut a| _ = a.kill());
+        world
+            .extra
+            .insert("agent", vec![("LEGATION_FAULT", faults.join(","))]);
+        world.start_agent().expect("the agent starts");
+        let before = fired();
+        let until = Instant::now() + Duration::from_secs(8);
+        while fired() < before + FAULTS.len()
+            && Instant::now() < until
+            && world.agents[0].ended().is_none()
+        {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        println!(
+            "  {edge}: {} of {} met, {}",
+            fired() - before,
+            FAULTS.len(),
+            match world.agents[0].ended() {
+                Some(status) => format!("the agent ended: {status}"),
+                None => "the agent lives".into(),
+            }
+        );
+        met += fired() - before;
+        world.extra.clear();
+        if world.agents[0].ended().is_some() {
+            world.agents.clear();
+            world.start_agent().expect("the next run");
+        }
+        moving(&mut world);
+        logged(&mut world);
+    }
+    assert!(met >= 40, "only {met} faults were met");
+    destroy_and_reckon(&mut world);
+}
+
 /// Whoever has no key that the mandate names is sent away at the handshake, however often he comes.
 #[test]
 fn ten_thousand_strangers_do_not_stop_the_capture() {
