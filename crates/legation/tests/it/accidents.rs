@@ -356,7 +356,11 @@ fn whatever_the_agents_disk_refuses_it_goes_on() {
         said.matches("fault at ").count()
     };
     let mut met = 0;
+    let only = std::env::var("LEGATION_EDGE").ok();
     for edge in legation_repo::edge::EDGES {
+        if only.as_ref().is_some_and(|only| only != edge) {
+            continue;
+        }
         // The others are the embassy's, which has a test of its own, or are passed only when an order is accepted.
         if ["object.", "log.", "agent.moved"]
             .iter()
@@ -387,7 +391,11 @@ fn whatever_the_agents_disk_refuses_it_goes_on() {
             fired() - before,
             FAULTS.len(),
             match world.agents[0].ended() {
-                Some(status) => format!("the agent ended: {status}"),
+                Some(status) => {
+                    let said = world.agents[0].said();
+                    let last: Vec<_> = said.lines().rev().take(2).collect();
+                    format!("the agent ended: {status}: {}", last.join(" / "))
+                }
                 None => "the agent lives".into(),
             }
         );
@@ -400,7 +408,7 @@ fn whatever_the_agents_disk_refuses_it_goes_on() {
         moving(&mut world);
         logged(&mut world);
     }
-    assert!(met >= 40, "only {met} faults were met");
+    assert!(met >= 40 || only.is_some(), "only {met} faults were met");
     destroy_and_reckon(&mut world);
 }
 
