@@ -17,8 +17,8 @@ pub const MAX_HISTORY: usize = 64;
 pub const MAX_HISTORY_BYTES: usize = 6 * 1024;
 /// An answer of the version itself. A longer one is a report and no invariant.
 pub const MAX_ANSWER: usize = 200;
-/// An answer of an earlier version.
-const MAX_OLD_ANSWER: usize = 40;
+/// An answer of an earlier version, as the newest one carries it.
+pub const MAX_OLD_ANSWER: usize = 40;
 /// The name of an invariant.
 pub const MAX_NAME: usize = 40;
 /// Invariants of a registry: they run one after the other in one snapshot, which holds back VACUUM at home.
@@ -235,13 +235,9 @@ impl Record {
             .map(|one| &one.outcome)
     }
 
-    /// As a line of text.
+    /// As a line of text, with answers of at most so many bytes.
     #[must_use]
-    pub fn line(&self) -> String {
-        self.written(MAX_ANSWER)
-    }
-
-    fn written(&self, most: usize) -> String {
+    pub fn line(&self, most: usize) -> String {
         fn or_dash(value: Option<impl fmt::Display>) -> String {
             value.map_or_else(|| "-".to_owned(), |value| value.to_string())
         }
@@ -330,7 +326,7 @@ impl FromStr for Record {
 pub fn write_history(earlier: &[Record], most: usize) -> String {
     let mut text = String::new();
     for record in earlier.iter().take(MAX_HISTORY) {
-        let line = record.written(MAX_OLD_ANSWER);
+        let line = record.line(MAX_OLD_ANSWER);
         if text.len() + line.len() + 1 > most {
             break;
         }
