@@ -12,6 +12,9 @@ use crate::statement::{Report, Tier, Time, Verdict};
 
 /// What marks and receipts take on their way: marks are written every second or so.
 const SLACK_MS: u64 = 5_000;
+/// A database in which nothing happens has nothing to acknowledge; its agent takes a base each day all the same, unless
+/// it is told otherwise. After two days without either, silence is no quiet any more.
+const SILENT_MS: u64 = 2 * DAY_MS;
 /// A source that is captured whole is not sent again when it did not change, which leaves no entry. After this long
 /// nobody can tell a quiet source from a capture that died; a full capture says it.
 const QUIET_MS: u64 = 7 * DAY_MS;
@@ -33,9 +36,9 @@ pub struct ProofState {
 pub enum Stage {
     /// The mandate names it.
     Enrolled,
-    /// Something of it is abroad, and nothing that could be started is young enough.
+    /// Something of it is abroad, and nothing that could be started, or not within what was promised.
     Seeding,
-    /// A version is abroad, and what is acknowledged is as young as was promised.
+    /// A version is abroad, and what came last was as young as was promised.
     Shadow,
     /// A version was opened, started and asked, and found intact.
     Verified,
@@ -186,39 +189,41 @@ impl RegistryState {
         if self.writer.is_none() {
             return Ok(found);
         }
-        if head.commit.wal.is_none() {
-            let (old, most) = (age(head.received), promise.rpo_ms.max(QUIET_MS) + SLACK_MS);
-            if old > most {
-                return Err(format!(
-                    "its newest version is {} old, and nobody can tell whether it did not change or was not captured: legation capture NAME --full",
-                    ago(old)
-                ));
-            }
-            return Ok(found);
-        }
-        let newest = self
-            .mark
-            .as_ref()
-            .filter(|mark| mark.index > head.index || mark.mark.at > head.commit.captured);
-        let (entry, at) = newest.map_or((head.index, head.commit.captured), |mark| {
-            (mark.index, mark.mark.at)
-        });
-        let old = age(at);
-        if old > promise.rpo_ms + SLACK_MS {
+        let mark = self.mark.as_ref().filter(|_| head.commit.wal.is_some());
+        let (newest, silent) = match mark {
+            Some(mark) => (mark.received.max(head.received), SILENT_MS),
+            None if head.commit.wal.is_some() => (head.received, SILENT_MS),
+            None => (head.received, QUIET_MS),
+        };
+        let old = age(newest);
+        if old > promise.rpo_ms.max(silent) + SLACK_MS {
             return Err(format!(
-                "what is acknowledged is {} old, and {} may be lost: legation status beside its agent says why",
-                ago(old),
-                ago(promise.rpo_ms)
+                "nothing of it came for {}: its agent does not run, the line is down, or a directory did not change; \
+                 legation status beside its agent tells, and legation capture NAME --full sends a version",
+                ago(old)
             ));
         }
-        found.push((
-            entry,
-            format!(
-                "acknowledged up to {} ago, within {}",
-                ago(old),
-                ago(promise.rpo_ms)
-            ),
-        ));
+        if let Some(mark) = mark {
+            let behind = mark.received.millis().saturating_sub(mark.mark.at.millis());
+            if behind > promise.rpo_ms + SLACK_MS {
+                return Err(format!(
+                    "what came last (entry {}) was {} old when it came, and {} may be lost: legation status beside its \
+                     agent says why",
+                    mark.index,
+                    ago(behind),
+                    ago(promise.rpo_ms)
+                ));
+            }
+            found.push((
+                mark.index,
+                format!(
+                    "acknowledged within {} of {}, {} ago",
+                    ago(behind),
+                    ago(promise.rpo_ms),
+                    ago(age(mark.received))
+                ),
+            ));
+        }
         Ok(found)
     }
 

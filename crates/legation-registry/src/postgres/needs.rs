@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::conn::Conn;
-use super::facts::Facts;
 use super::probe::column;
 use super::server::Binaries;
 use super::settle::is_here;
@@ -117,17 +116,17 @@ impl Needs {
         }
     }
 
-    /// What of it, and of the cluster's release and locales, this machine lacks: each with what to do.
+    /// What of it, and of a cluster's release and locales, this machine lacks: each with what to do.
     #[must_use]
-    pub fn missing(&self, facts: &Facts) -> Vec<(String, String)> {
+    pub fn missing(&self, major: u32, locales: &BTreeSet<String>) -> Vec<(String, String)> {
         let mut missing = Vec::new();
         let mut refused = |error: crate::Error| {
             if let crate::Error::Refused { what, fix } = error {
                 missing.push((what, fix));
             }
         };
-        let binaries = Binaries::find(facts.major).map_err(&mut refused).ok();
-        if let Err(error) = super::locale::check(facts) {
+        let binaries = Binaries::find(major).map_err(&mut refused).ok();
+        if let Err(error) = super::locale::are_here(locales) {
             refused(error);
         }
         let Some(dir) = binaries.as_ref().and_then(library_dir) else {
@@ -141,10 +140,7 @@ impl Needs {
         {
             let of: Vec<_> = self.extensions.iter().map(String::as_str).collect();
             missing.push((
-                format!(
-                    "the library {library} of PostgreSQL {} is not installed here",
-                    facts.major
-                ),
+                format!("the library {library} of PostgreSQL {major} is not installed here"),
                 format!(
                     "install the packages of its extensions ({}) in the same versions",
                     of.join(", ")

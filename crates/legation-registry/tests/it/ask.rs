@@ -173,12 +173,12 @@ fn extensions_and_libraries_are_named_and_missed() {
         legation_registry::postgres::ensure_slot(&cluster.config(), crate::cluster::SLOT).unwrap();
         cluster.base()
     };
-    assert_eq!(found.missing(&facts), []);
+    assert_eq!(found.missing(facts.major, &facts.locales), []);
     let mut more = found.clone();
     more.libraries.insert("$libdir/no_such_library".into());
     let mut elsewhere = facts.clone();
     elsewhere.locales.insert("xx_XX.UTF-8".into());
-    let missing = more.missing(&elsewhere);
+    let missing = more.missing(elsewhere.major, &elsewhere.locales);
     assert_eq!(missing.len(), 2, "{missing:?}");
     assert!(
         missing
@@ -188,7 +188,7 @@ fn extensions_and_libraries_are_named_and_missed() {
     assert!(missing.iter().any(|(what, _)| what.contains("xx_XX")));
     elsewhere.major = 99;
     assert!(
-        more.missing(&elsewhere)
+        more.missing(elsewhere.major, &elsewhere.locales)
             .iter()
             .any(|(what, _)| what.contains("PostgreSQL 99"))
     );

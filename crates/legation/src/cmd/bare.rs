@@ -12,6 +12,7 @@ use crate::desk::Desk;
 use crate::exit::{Code, Failure};
 use crate::recover::grant::{self, Asked};
 use crate::recover::sealed::{self, Sealed};
+use crate::recover::wanted::Wanted;
 
 /// Opens what is sealed beside a registry's data, under a grant.
 ///
@@ -93,6 +94,9 @@ pub fn metal(
             what: "software, configuration, runbook and dependencies are sealed, and nobody opened them here".into(),
             fix: format!("legation versions {name} --bare-metal --order grant.txt"),
         }),
+    }
+    if let Some(wanted) = sealed.and_then(|sealed| Wanted::of(id, sealed)) {
+        ctx.out.record("needs", &wanted);
     }
     for what in &there {
         ctx.out.fact(

@@ -172,6 +172,11 @@ fn question(args: &Args, held: &[Held]) -> Result<Option<Question>, Failure> {
                 },
             )
         })?;
+    if let (Some(own), Some(_)) = (&question.expect, &args.expect) {
+        return Err(Failure::usage(format!(
+            "{name:?} expects {own:?} by itself; --expect is for those that expect nothing"
+        )));
+    }
     question.expect = args.expect.clone().or(question.expect);
     if question.expect.is_none() {
         return Err(

@@ -21,6 +21,7 @@ use super::serve::{Live, Setting};
 use super::start::Job;
 use super::turns::{start_all, turns};
 use super::volume::{Owner, Volume};
+use super::wanted;
 use crate::config::embassy::Embassy;
 use crate::ctx::Ctx;
 use crate::exit::{Code, Failure};
@@ -43,6 +44,8 @@ pub struct Told<'a> {
     pub port: u16,
     /// Print the plan and do nothing.
     pub dry_run: bool,
+    /// What a desk wrote of what the registries need.
+    pub needs: Option<&'a Path>,
 }
 
 /// Runs an activation from the order to its sealing.
@@ -459,10 +462,13 @@ fn dry_run(
 ) -> Result<(), Failure> {
     let label = seat.label.clone();
     let accepted = seat.look()?.state.order(&order.order).is_some();
-    let missing = match &told.config.activation {
+    let mut missing = match &told.config.activation {
         Some(activation) => ready::missing(planned, activation, told.port),
         None => vec![no_activation()],
     };
+    if let Some(path) = told.needs {
+        missing.extend(wanted::missing(path, order, &ready::which(planned))?);
+    }
     ready::dry_run(order, &label, accepted, planned, &missing, ctx)
 }
 

@@ -14,6 +14,7 @@ pub mod serve;
 pub mod start;
 pub mod turns;
 pub mod volume;
+pub mod wanted;
 
 use std::path::Path;
 

@@ -72,7 +72,7 @@ impl Sealed {
     pub fn missing_here(&self) -> Vec<(String, String)> {
         self.facts
             .as_ref()
-            .map(|facts| self.needs.missing(facts))
+            .map(|facts| self.needs.missing(facts.major, &facts.locales))
             .unwrap_or_default()
     }
 
