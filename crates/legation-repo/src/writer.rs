@@ -123,6 +123,16 @@ pub struct VersionWriter<'a> {
     /// Small files and tails, waiting to share a frame.
     shared: Zeroizing<Vec<u8>>,
     waiting: Vec<Waiting>,
+    content: Content,
+}
+
+/// What was written of files, without the tree that lists them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Content {
+    /// Its bytes.
+    pub plain: u64,
+    /// What they came to in their frames, compressed where that helped.
+    pub packed: u64,
 }
 
 struct Source {
@@ -165,6 +175,13 @@ struct Run {
     within: u32,
 }
 
+impl Content {
+    fn add(&mut self, frame: &FrameRef) {
+        self.plain += u64::from(frame.plain);
+        self.packed += u64::from(frame.sealed);
+    }
+}
+
 impl<'a> VersionWriter<'a> {
     /// A writer at `place`, sealing under `root`. `parent` is the version that `unchanged` refers to.
     #[must_use]
@@ -190,7 +207,17 @@ impl<'a> VersionWriter<'a> {
             file: None,
             shared: Zeroizing::new(Vec::new()),
             waiting: Vec::new(),
+            content: Content::default(),
         }
+    }
+
+    /// What was written of files so far. Whatever waits to share a frame is written first.
+    ///
+    /// # Errors
+    /// What the pack sink says.
+    pub fn content(&mut self) -> SourceResult<Content> {
+        self.flush_shared()?;
+        Ok(self.content)
     }
 
     /// Starts the next source of the version.
@@ -369,6 +396,7 @@ impl<'a> VersionWriter<'a> {
         }
         let plain = std::mem::take(&mut self.shared);
         let frame = self.frame(&plain)?;
+        self.content.add(&frame);
         for w in self.waiting.drain(..) {
             let entry = self
                 .sources
@@ -606,6 +634,7 @@ impl VersionWriter<'_> {
             return Ok(());
         }
         let frame = self.frame(&file.window)?;
+        self.content.add(&frame);
         file.touch(&frame);
         for run in file.runs.drain(..) {
             file.extents.push(Extent {

@@ -52,6 +52,7 @@ impl Driver for Config {
             stats: report.stats,
             entries: report.entries,
             bytes: count.bytes,
+            found: Default::default(),
         })
     }
 }

@@ -8,10 +8,13 @@ pub mod journal;
 pub mod keep;
 pub mod ready;
 pub mod scope;
+pub mod sealed;
 pub mod seat;
 pub mod serve;
 pub mod start;
+pub mod turns;
 pub mod volume;
+pub mod wanted;
 
 use std::path::Path;
 
