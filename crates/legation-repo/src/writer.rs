@@ -17,7 +17,9 @@ use zeroize::Zeroizing;
 
 use index::Index;
 
+pub mod blocks;
 pub mod index;
+pub mod map;
 
 /// What a frame of a file holds: large enough to compress well, small enough to fetch for one page.
 pub const WINDOW: u64 = 128 * 1024;
@@ -123,6 +125,8 @@ pub struct VersionWriter<'a> {
     /// Small files and tails, waiting to share a frame.
     shared: Zeroizing<Vec<u8>>,
     waiting: Vec<Waiting>,
+    /// What is kept of files that change in place.
+    maps: Option<blocks::Maps>,
 }
 
 struct Source {
@@ -157,6 +161,8 @@ struct OpenFile {
     in_nodes: u64,
     /// The packs that hold this file's frames and nodes, by epoch.
     spans: Vec<PackSpan>,
+    /// What is held of a file that changes in place.
+    in_place: Option<Box<blocks::InPlace>>,
 }
 
 struct Run {
@@ -190,6 +196,7 @@ impl<'a> VersionWriter<'a> {
             file: None,
             shared: Zeroizing::new(Vec::new()),
             waiting: Vec::new(),
+            maps: None,
         }
     }
 
@@ -249,6 +256,7 @@ impl<'a> VersionWriter<'a> {
                 entries: source.entries,
             });
         }
+        self.publish_maps(version, &mut index)?;
         self.seal_pack()?;
         self.renew()?;
 
@@ -447,10 +455,11 @@ impl<'a> VersionWriter<'a> {
     ) -> SourceResult<FrameRef> {
         let plain = Zeroizing::new(node.encode()?);
         let digest = Digest::of(&plain);
-        let at = match self.parent.nodes.get(&digest) {
+        let known = self.parent.nodes.get(&digest).copied();
+        let at = match known.filter(|at| !self.is_renewed(at)) {
             Some(at) => {
                 self.refer(at.epoch, at.seq, at.seq)?;
-                *at
+                at
             }
             None => self.frame(&plain)?,
         };
@@ -492,6 +501,7 @@ impl Sink for VersionWriter<'_> {
             nodes: Vec::new(),
             in_nodes: 0,
             spans: Vec::new(),
+            in_place: None,
         });
         Ok(())
     }
@@ -501,8 +511,13 @@ impl Sink for VersionWriter<'_> {
             .file
             .take()
             .ok_or_else(|| refused("data came outside of an entry"))?;
-        let result = self.take_data(&mut file, offset, bytes);
-        self.pinned = file.spans.len() >= MAX_SPANS;
+        let result = if file.in_place.is_some() {
+            self.place_data(&mut file, offset, bytes)
+        } else {
+            let result = self.take_data(&mut file, offset, bytes);
+            self.pinned = file.spans.len() >= MAX_SPANS;
+            result
+        };
         self.file = Some(file);
         result
     }
@@ -512,6 +527,9 @@ impl Sink for VersionWriter<'_> {
             .file
             .take()
             .ok_or_else(|| refused("no entry is open"))?;
+        if file.in_place.is_some() {
+            return self.end_in_place(file);
+        }
         if file.entry.kind == EntryKind::File {
             file.entry.size = file.entry.size.max(file.end);
         }
@@ -530,6 +548,21 @@ impl Sink for VersionWriter<'_> {
         self.pinned = false;
         file.entry.validate()?;
         self.keep(file.entry)
+    }
+
+    fn in_place(&mut self) -> SourceResult<Option<u64>> {
+        self.begin_in_place()
+    }
+
+    fn same(&mut self, offset: u64, len: u64) -> SourceResult<()> {
+        let mut file = self.file.take().ok_or_else(|| refused("no file is open"))?;
+        let result = self.place_same(&mut file, offset, len);
+        self.file = Some(file);
+        result
+    }
+
+    fn again(&mut self) -> SourceResult<()> {
+        self.begin_over()
     }
 
     fn unchanged(&mut self, entry: Entry) -> SourceResult<()> {
