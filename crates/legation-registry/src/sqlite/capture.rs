@@ -129,8 +129,11 @@ fn name(path: &Path) -> Result<String> {
     })
 }
 
-/// The file as the version has it. Its length comes with its data.
-fn entry(path: &Path) -> Result<Entry> {
+/// The file as a version has it. Its length comes with its data.
+///
+/// # Errors
+/// When there is no database, or it cannot be read.
+pub fn entry(path: &Path) -> Result<Entry> {
     let (real, file) = open(path)?;
     let shown = || path.display().to_string();
     let meta = file.metadata().at(shown)?;
@@ -336,7 +339,7 @@ fn parts(changed: Option<&Changed<'_>>, at: u64, end: u64) -> Vec<(u64, u64, boo
     while start < end {
         let stop = (start - start % unit + unit).min(end);
         let (first, last) = (start / changed.page_size, (stop - 1) / changed.page_size);
-        let whole = start % unit == 0 && stop % unit == 0 && stop <= changed.base;
+        let whole = start.is_multiple_of(unit) && stop.is_multiple_of(unit) && stop <= changed.base;
         let touched = changed.pages.range(first as u32 + 1..=last as u32 + 1);
         let differs = !whole || touched.take(1).count() > 0;
         match parts.last_mut() {

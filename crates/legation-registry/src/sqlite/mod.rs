@@ -15,6 +15,6 @@ mod session;
 mod shm;
 mod wal;
 
-pub use capture::{KIND, Report, capture};
+pub use capture::{KIND, Report, capture, entry};
 pub use mark::{Look, Mark, look};
 pub use session::{Journal, facts};

@@ -199,7 +199,9 @@ impl VersionWriter<'_> {
     ) -> SourceResult<()> {
         let end = offset.checked_add(len).filter(|_| offset >= file.end);
         let offers = file.in_place.as_ref().is_some_and(|place| place.offers);
-        let Some(end) = end.filter(|end| offers && offset % BLOCK == 0 && end % BLOCK == 0) else {
+        let Some(end) =
+            end.filter(|end| offers && offset.is_multiple_of(BLOCK) && end.is_multiple_of(BLOCK))
+        else {
             return Err(refused(
                 "a stretch that was not offered, or is not of whole blocks",
             ));
@@ -283,7 +285,7 @@ impl VersionWriter<'_> {
                     }
                     continue;
                 };
-                if from % BLOCK != 0 {
+                if !from.is_multiple_of(BLOCK) {
                     return Err(refused("data in place begin within a block"));
                 }
                 let mut at = from;
@@ -639,7 +641,7 @@ impl Sink for Compare {
     }
 
     fn data(&mut self, offset: u64, bytes: &[u8]) -> SourceResult<()> {
-        let mut differs = offset != self.end || offset % BLOCK != 0;
+        let mut differs = offset != self.end || !offset.is_multiple_of(BLOCK);
         for (block, at) in bytes
             .chunks(BLOCK as usize)
             .zip((offset..).step_by(BLOCK as usize))

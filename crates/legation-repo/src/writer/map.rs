@@ -157,7 +157,7 @@ impl MapReader {
         let mut end = 0;
         while let Some((extent, _)) = map.next_record()? {
             let fits = extent.offset >= end
-                && extent.offset % BLOCK == 0
+                && extent.offset.is_multiple_of(BLOCK)
                 && u64::from(extent.len) <= WINDOW
                 && extent.frame.validate().is_ok()
                 && u64::from(extent.within) + u64::from(extent.len) <= extent.frame.plain.into();
