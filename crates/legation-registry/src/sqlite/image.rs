@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use super::header::{Header, read_full};
 use super::session::{Log, Session};
 use super::shm;
-use super::wal::{Place, Wal, page_at};
+use super::wal::{Place, Wal, page_at, salts};
 use crate::error::Context;
 use crate::{Error, Result};
 
@@ -95,6 +95,10 @@ impl<'a> Image<'a> {
             let Some(end) = wal.end.filter(|_| !wal.frames.is_empty()) else {
                 return Ok(true);
             };
+            // The log itself too, in case somebody removed the index that our lock lies on.
+            if salts(&log.wal, &log.wal_path)? != Some(end.salts) {
+                return Ok(false);
+            }
             let now = shm::committed(&log.shm);
             return Ok(now.is_some_and(|now| now.salts == end.salts && now.frame >= end.frame));
         }

@@ -17,8 +17,8 @@ const FRAME_HEADER: usize = 24;
 /// The magic number; its last bit says in which byte order checksums are computed.
 const MAGIC: u32 = 0x377f_0682;
 const VERSION: u32 = 3_007_000;
-/// The most frames of one log: 8 bytes are held for each, 8 GiB of log with usual pages.
-const MAX_FRAMES: u32 = 1 << 21;
+/// The most frames of one log: 8 bytes are held for each, 4 GiB of log with usual pages.
+const MAX_FRAMES: u32 = 1 << 20;
 
 /// A place in a log: all frames up to it are known by their running checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -120,6 +120,13 @@ impl Wal {
     }
 }
 
+/// The salts in the log's header now.
+pub(super) fn salts(file: &File, path: &Path) -> Result<Option<[u32; 2]>> {
+    let mut header = [0; HEADER];
+    let got = read_full(file, &mut header, 0).at(|| path.display().to_string())?;
+    Ok(Walk::salts(&header).filter(|_| got == HEADER))
+}
+
 /// Where the page of a frame lies.
 pub(super) fn page_at(frame: u32, page_size: u32) -> u64 {
     frame_at(frame.saturating_sub(1), page_size) + FRAME_HEADER as u64
@@ -155,6 +162,11 @@ impl Walk {
             },
             big_endian,
         })
+    }
+
+    /// The salts in the log's header now.
+    fn salts(header: &[u8; HEADER]) -> Option<[u32; 2]> {
+        Some([be(header, 16)?, be(header, 20)?])
     }
 
     /// Takes the next frame: its page, and the pages of the database if it ends a commit. `None` if it does not belong.

@@ -73,6 +73,16 @@ fn exclusive_locking_is_refused_in_both_modes() {
 }
 
 #[test]
+fn a_log_that_was_deleted_under_the_application_is_refused() {
+    let world = World::new(5);
+    world.written("wal", 20);
+    let open = super::life::Held::new(&world, "insert into entry values (900000, 0)");
+    std::fs::remove_file(world.dir.path().join("app.db-wal")).unwrap();
+    refused(&world, "does not hold the frames");
+    drop(open);
+}
+
+#[test]
 fn a_hot_journal_is_left_to_the_application() {
     let world = World::new(3);
     world.written("delete", 100);
