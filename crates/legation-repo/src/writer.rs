@@ -17,7 +17,9 @@ use zeroize::Zeroizing;
 
 use index::Index;
 
+pub mod blocks;
 pub mod index;
+pub mod map;
 
 /// What a frame of a file holds: large enough to compress well, small enough to fetch for one page.
 pub const WINDOW: u64 = 128 * 1024;
@@ -124,6 +126,8 @@ pub struct VersionWriter<'a> {
     shared: Zeroizing<Vec<u8>>,
     waiting: Vec<Waiting>,
     content: Content,
+    /// What is kept of files that change in place.
+    maps: Option<blocks::Maps>,
 }
 
 /// What was written of files, without the tree that lists them.
@@ -167,6 +171,8 @@ struct OpenFile {
     in_nodes: u64,
     /// The packs that hold this file's frames and nodes, by epoch.
     spans: Vec<PackSpan>,
+    /// What is held of a file that changes in place.
+    in_place: Option<Box<blocks::InPlace>>,
 }
 
 struct Run {
@@ -208,6 +214,7 @@ impl<'a> VersionWriter<'a> {
             shared: Zeroizing::new(Vec::new()),
             waiting: Vec::new(),
             content: Content::default(),
+            maps: None,
         }
     }
 
@@ -276,6 +283,7 @@ impl<'a> VersionWriter<'a> {
                 entries: source.entries,
             });
         }
+        self.publish_maps(version, &mut index)?;
         self.seal_pack()?;
         self.renew()?;
 
@@ -475,10 +483,11 @@ impl<'a> VersionWriter<'a> {
     ) -> SourceResult<FrameRef> {
         let plain = Zeroizing::new(node.encode()?);
         let digest = Digest::of(&plain);
-        let at = match self.parent.nodes.get(&digest) {
+        let known = self.parent.nodes.get(&digest).copied();
+        let at = match known.filter(|at| !self.is_renewed(at)) {
             Some(at) => {
                 self.refer(at.epoch, at.seq, at.seq)?;
-                *at
+                at
             }
             None => self.frame(&plain)?,
         };
@@ -520,6 +529,7 @@ impl Sink for VersionWriter<'_> {
             nodes: Vec::new(),
             in_nodes: 0,
             spans: Vec::new(),
+            in_place: None,
         });
         Ok(())
     }
@@ -529,8 +539,13 @@ impl Sink for VersionWriter<'_> {
             .file
             .take()
             .ok_or_else(|| refused("data came outside of an entry"))?;
-        let result = self.take_data(&mut file, offset, bytes);
-        self.pinned = file.spans.len() >= MAX_SPANS;
+        let result = if file.in_place.is_some() {
+            self.place_data(&mut file, offset, bytes)
+        } else {
+            let result = self.take_data(&mut file, offset, bytes);
+            self.pinned = file.spans.len() >= MAX_SPANS;
+            result
+        };
         self.file = Some(file);
         result
     }
@@ -540,6 +555,9 @@ impl Sink for VersionWriter<'_> {
             .file
             .take()
             .ok_or_else(|| refused("no entry is open"))?;
+        if file.in_place.is_some() {
+            return self.end_in_place(file);
+        }
         if file.entry.kind == EntryKind::File {
             file.entry.size = file.entry.size.max(file.end);
         }
@@ -558,6 +576,21 @@ impl Sink for VersionWriter<'_> {
         self.pinned = false;
         file.entry.validate()?;
         self.keep(file.entry)
+    }
+
+    fn in_place(&mut self) -> SourceResult<Option<u64>> {
+        self.begin_in_place()
+    }
+
+    fn same(&mut self, offset: u64, len: u64) -> SourceResult<()> {
+        let mut file = self.file.take().ok_or_else(|| refused("no file is open"))?;
+        let result = self.place_same(&mut file, offset, len);
+        self.file = Some(file);
+        result
+    }
+
+    fn again(&mut self) -> SourceResult<()> {
+        self.begin_over()
     }
 
     fn unchanged(&mut self, entry: Entry) -> SourceResult<()> {

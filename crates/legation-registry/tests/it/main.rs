@@ -8,6 +8,7 @@ mod memory;
 mod probe;
 mod sanitise;
 mod shutdown;
+mod sqlite;
 mod stream;
 mod timeline;
 mod tree;

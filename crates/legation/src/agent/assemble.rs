@@ -22,6 +22,7 @@ use super::live::{Live, epoch_of};
 use super::outbox::Outbox;
 use super::postgres::Postgres;
 use super::prepare::{connect, embassy_label, first_status, gate, lock, preflight};
+use super::sqlite::Sqlite;
 use super::state::{Memory, State, Version};
 use super::status::{Board, now_ms};
 use super::streams::Streams;
@@ -239,6 +240,15 @@ impl Agent {
             Source::Tree(tree) => {
                 let driver = tree.clone();
                 self.spawn("tree", move || Whole { driver, versions }.run())
+            }
+            Source::Sqlite(sqlite) => {
+                let probe = registry
+                    .start
+                    .as_ref()
+                    .and_then(|start| start.probe.clone());
+                let driver =
+                    Sqlite::new(sqlite.clone(), probe, &versions.dir, versions.state.clone());
+                self.spawn("sqlite", move || Whole { driver, versions }.run())
             }
             Source::Postgres(source) => {
                 let connect = ConnectConfig::parse(&source.url).map_err(source_failure)?;

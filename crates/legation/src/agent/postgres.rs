@@ -478,6 +478,7 @@ impl Postgres {
                     wal: Some((report.facts.timeline, wal, current.stream)),
                     epochs,
                     stats: Vec::new(),
+                    memo: Vec::new(),
                     entries: report.entries,
                     bytes: report.bytes,
                     found,

@@ -50,6 +50,7 @@ impl Driver for Config {
             wal: None,
             epochs: Default::default(),
             stats: report.stats,
+            memo: Vec::new(),
             entries: report.entries,
             bytes: count.bytes,
             found: Default::default(),

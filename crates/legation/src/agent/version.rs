@@ -81,6 +81,8 @@ pub struct Taken {
     pub epochs: BTreeSet<EpochNo>,
     /// How the files looked, for the next capture.
     pub stats: Vec<(Vec<u8>, Stat)>,
+    /// What the driver wants to have of this version at the next capture, in its own words.
+    pub memo: Vec<u8>,
     /// Entries.
     pub entries: u64,
     /// Bytes of the source.
@@ -171,8 +173,10 @@ impl Versions {
             stop: self.stop.clone(),
         };
         let mut entropy = SystemEntropy;
+        let before = memory.version.as_ref().map(|version| version.number);
         let mut writer =
-            VersionWriter::new(place, &root, &parent.written, &mut packs, &mut entropy);
+            VersionWriter::new(place, &root, &parent.written, &mut packs, &mut entropy)
+                .with_maps(&self.dir, before);
         drop(root);
         writer.source(kind, source)?;
         let mut counted = Counted {
@@ -208,6 +212,7 @@ impl Versions {
         let index = Index {
             written: finished.index,
             stats: taken.stats,
+            memo: taken.memo,
         };
         index.save(&self.dir, number)?;
         let doubts = record.flags.clone();
@@ -412,6 +417,20 @@ impl Sink for Counted<'_> {
 
     fn end(&mut self) -> SourceResult<()> {
         self.to.end()
+    }
+
+    fn in_place(&mut self) -> SourceResult<Option<u64>> {
+        self.to.in_place()
+    }
+
+    fn same(&mut self, offset: u64, len: u64) -> SourceResult<()> {
+        self.to.same(offset, len)?;
+        self.add(len);
+        Ok(())
+    }
+
+    fn again(&mut self) -> SourceResult<()> {
+        self.to.again()
     }
 
     fn unchanged(&mut self, entry: Entry) -> SourceResult<()> {

@@ -210,6 +210,8 @@ pub enum Source {
     Postgres(Postgres),
     /// A directory of files.
     Tree(Tree),
+    /// A SQLite database.
+    Sqlite(Sqlite),
 }
 
 /// A PostgreSQL cluster.
@@ -233,6 +235,17 @@ pub struct Tree {
     pub path: PathBuf,
     /// Time between two captures.
     #[serde(default = "Tree::usual_every")]
+    pub every: Span,
+}
+
+/// A SQLite database.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sqlite {
+    /// The database's file.
+    pub path: PathBuf,
+    /// Time between two captures.
+    #[serde(default = "Sqlite::usual_every")]
     pub every: Span,
 }
 
@@ -349,6 +362,7 @@ impl Source {
         match self {
             Source::Postgres(_) => "postgres",
             Source::Tree(_) => "tree",
+            Source::Sqlite(_) => "sqlite",
         }
     }
 }
@@ -362,6 +376,12 @@ impl Postgres {
 impl Tree {
     fn usual_every() -> Span {
         Span(Duration::from_secs(300))
+    }
+}
+
+impl Sqlite {
+    fn usual_every() -> Span {
+        Span(Duration::from_secs(10))
     }
 }
 

@@ -11,6 +11,7 @@ pub mod scope;
 pub mod sealed;
 pub mod seat;
 pub mod serve;
+pub mod sqlite;
 pub mod start;
 pub mod turns;
 pub mod volume;

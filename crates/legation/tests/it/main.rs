@@ -15,5 +15,6 @@ mod refusals;
 mod release;
 mod secrecy;
 mod shape;
+mod sqlite;
 mod survive;
 mod watched;
