@@ -324,7 +324,7 @@ kinds! {
         at: Time,
     }
 
-    /// A range for which zero loss cannot be promised.
+    /// A range for which zero loss cannot be promised, or a version whose source was damaged.
     Doubt = "doubt", Writer, MAX_TEXT {
         /// Whose.
         state: StateId,

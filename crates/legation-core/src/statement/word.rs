@@ -104,6 +104,8 @@ words! {
         AgentLost = "agent-lost",
         /// Somebody took the agent out of the required standbys.
         StandbyRemoved = "standby-removed",
+        /// A page of the source failed its own checksum; the versions taken since hold it as it is.
+        DamagedPage = "damaged-page",
     }
 }
 words! {

@@ -9,10 +9,12 @@ use legation_core::manifest::{Entry, EntryKind, Extents, Mtime};
 use legation_core::source::Sink;
 use serde::Deserialize;
 
-use super::conn::{Conn, Message, row, take_cstr, take_u8};
+use super::conf::{CONFIGURATION, Outside};
+use super::conn::{Conn, Message, row, server_error, take_cstr, take_u8};
 use super::crc32c::Crc32c;
 use super::facts::Facts;
 use super::lineage::history_file;
+use super::pages::{Damage, MAX_FOUND, PAGE, Pages};
 use super::probe::{self, Probe, column, replication};
 use super::tar::{Member, MemberKind, Members, TarReader};
 use super::url::ConnectConfig;
@@ -24,6 +26,13 @@ const MAX_MANIFEST: usize = 256 << 20;
 const MANIFEST: &str = "backup_manifest";
 /// The archive of the data directory itself; each tablespace has one of its own before it.
 const ARCHIVE: &str = "base.tar";
+/// A version's facts that name damaged pages begin with this; so many are named.
+pub const DAMAGED: &str = "damaged.";
+const DAMAGED_FACTS: usize = 100;
+/// What the server says at the end of a backup in which a page's checksum did not hold (`ERRCODE_DATA_CORRUPTED`).
+const DATA_CORRUPTED: &str = "XX001";
+/// Warnings of the server that are remembered: five for each file are all that it gives.
+const MAX_COMPLAINTS: usize = 5 * MAX_FOUND;
 /// Where tablespaces are kept in a version: as directories, where the source has links.
 const TABLESPACES: &str = "pg_tblspc";
 
@@ -61,6 +70,10 @@ pub struct BaseReport {
     pub entries: u64,
     /// How many bytes of files.
     pub bytes: u64,
+    /// Pages whose checksum does not hold at home either: they are kept as they are.
+    pub damaged: Vec<Damage>,
+    /// What the damaged pages are of, in words, as far as the database that the source names knows it.
+    pub damaged_relations: Vec<String>,
 }
 
 /// Takes a base backup into `sink`. The copy is consistent once WAL up to `facts.stop` is kept too.
@@ -81,6 +94,8 @@ pub fn capture(
         sink,
         stop,
         prefix: Vec::new(),
+        pages: None,
+        complaints: Vec::new(),
         crc: Crc32c::new(),
         path: Vec::new(),
         size: 0,
@@ -90,10 +105,13 @@ pub fn capture(
         owner: (0, 0),
     };
     let (start, timeline) = position(&mut conn, stop, "its start")?;
+    if probe.data_checksums && probe.block_size as usize == PAGE {
+        backup.pages = Some(Pages::new(start.0));
+    }
     tablespaces(&mut conn, stop)?;
     let manifest = stream(&mut conn, &mut backup)?;
     let (end, end_timeline) = position(&mut conn, stop, "its end")?;
-    finish(&mut conn, stop)?;
+    let is_damaged = finish(&mut conn, stop)?;
     if end_timeline != timeline {
         return Err(bad(&format!(
             "the server went from timeline {timeline} to {end_timeline} during the backup"
@@ -105,13 +123,26 @@ pub fn capture(
         backup.history(&mut conn, timeline)?;
     }
     let facts = facts(&probe, config, options, timeline, start, end);
+    let damaged = match backup.pages.take() {
+        // The server read each page again before it said so.
+        Some(pages) if is_damaged => pages.confirmed(&backup.complaints),
+        _ => Vec::new(),
+    };
+    let mut sql = Conn::sql(config)?;
+    backup.configuration(&Outside::look(&mut sql, config)?)?;
+    let damaged_relations = relations(&mut sql, &damaged)?;
     for (key, value) in facts.to_meta() {
         backup.sink.meta(&key, &value)?;
+    }
+    for (at, what) in damaged_relations.iter().take(DAMAGED_FACTS).enumerate() {
+        backup.sink.meta(&format!("{DAMAGED}{at}"), what)?;
     }
     Ok(BaseReport {
         facts,
         entries: backup.entries,
         bytes: backup.bytes,
+        damaged,
+        damaged_relations,
     })
 }
 
@@ -229,9 +260,16 @@ fn stream(conn: &mut Conn, backup: &mut Backup<'_>) -> Result<Vec<u8>> {
     let mut manifest: Option<Vec<u8>> = None;
     let mut seen = BTreeSet::new();
     loop {
-        let message = next(conn, backup.stop)?;
+        let message = conn.next(backup.stop)?;
         let mut body: Bytes = match message.tag {
-            b'H' => continue,
+            b'H' | b'S' => continue,
+            b'N' => {
+                if backup.complaints.len() < MAX_COMPLAINTS {
+                    backup.complaints.push(server_error(&message.body).message);
+                }
+                continue;
+            }
+            b'E' => return Err(conn.server_error(message.body)),
             b'd' => message.body,
             b'c' => break,
             tag => return Err(unexpected(tag)),
@@ -247,7 +285,8 @@ fn stream(conn: &mut Conn, backup: &mut Backup<'_>) -> Result<Vec<u8>> {
                     return Err(bad(&format!("the server sends an archive {name:?}")));
                 }
                 if name != ARCHIVE {
-                    backup.tablespace()?;
+                    let prefix = backup.prefix.clone();
+                    backup.dir(&prefix)?;
                 }
                 tar = Some(TarReader::new());
             }
@@ -273,14 +312,52 @@ fn stream(conn: &mut Conn, backup: &mut Backup<'_>) -> Result<Vec<u8>> {
     manifest.ok_or_else(|| bad("the server sent no manifest"))
 }
 
-fn finish(conn: &mut Conn, stop: &dyn Fn() -> bool) -> Result<()> {
+/// Waits for the end; true if the server says that there was damage. It says so after it has sent everything.
+fn finish(conn: &mut Conn, stop: &dyn Fn() -> bool) -> Result<bool> {
+    let mut is_damaged = false;
     loop {
-        match next(conn, stop)?.tag {
-            b'Z' => return Ok(()),
-            b'C' => {}
+        let message = conn.next(stop)?;
+        match message.tag {
+            b'Z' => return Ok(is_damaged),
+            b'C' | b'N' | b'S' => {}
+            b'E' => match conn.server_error(message.body) {
+                Error::Server(e) if e.code == DATA_CORRUPTED && e.severity == "ERROR" => {
+                    is_damaged = true;
+                }
+                other => return Err(other),
+            },
             tag => return Err(unexpected(tag)),
         }
     }
+}
+
+/// What damaged pages are of: a relation's name where this database has it, else its file.
+fn relations(conn: &mut Conn, damaged: &[Damage]) -> Result<Vec<String>> {
+    let database = match damaged {
+        [] => return Ok(Vec::new()),
+        _ => conn.scalar("select oid from pg_database where datname = current_database()")?,
+    };
+    let place = format!("base/{}/", database.unwrap_or_default());
+    let mut named = Vec::with_capacity(damaged.len());
+    for one in damaged {
+        let number = one.path.strip_prefix(&place).map(|rest| {
+            let end = rest
+                .find(|c: char| !c.is_ascii_digit())
+                .unwrap_or(rest.len());
+            &rest[..end]
+        });
+        let name = match number {
+            Some(number) if !number.is_empty() => conn.scalar(&format!(
+                "select pg_filenode_relation(0, {number})::regclass"
+            ))?,
+            _ => None,
+        };
+        named.push(match name {
+            Some(name) => format!("{name} ({}) block {}", one.path, one.block),
+            None => one.to_string(),
+        });
+    }
+    Ok(named)
 }
 
 /// Where the members of the archive go on to, with what the manifest check needs kept aside.
@@ -289,6 +366,9 @@ struct Backup<'a> {
     stop: &'a dyn Fn() -> bool,
     /// Where the members of the current archive go, see [`place`].
     prefix: Vec<u8>,
+    pages: Option<Pages>,
+    /// What the server warned of.
+    complaints: Vec<String>,
     crc: Crc32c,
     path: Vec<u8>,
     size: u64,
@@ -301,11 +381,31 @@ struct Backup<'a> {
 }
 
 impl Backup<'_> {
-    /// The directory that takes a tablespace's link's place.
-    fn tablespace(&mut self) -> Result<()> {
-        let path = self.prefix.clone();
+    /// Files of configuration that lie outside the data directory.
+    fn configuration(&mut self, outside: &Outside) -> Result<()> {
+        let mut made = BTreeSet::new();
+        for (path, bytes) in &outside.files {
+            let parts: Vec<_> = path.split('/').filter(|part| !part.is_empty()).collect();
+            if parts.iter().any(|part| matches!(*part, "." | "..")) {
+                return Err(bad(&format!("configuration at {path}")));
+            }
+            let mut at = CONFIGURATION.to_owned();
+            for part in &parts {
+                if made.insert(at.clone()) {
+                    self.dir(at.as_bytes())?;
+                }
+                at.push('/');
+                at.push_str(part);
+            }
+            self.whole_file(at.as_bytes(), bytes)?;
+        }
+        Ok(())
+    }
+
+    /// A directory that came outside the archive, such as one in the place of a tablespace's link.
+    fn dir(&mut self, path: &[u8]) -> Result<()> {
         self.sink.begin(Entry {
-            path,
+            path: path.to_vec(),
             kind: EntryKind::Dir,
             mode: 0o700,
             uid: self.owner.0,
@@ -365,6 +465,9 @@ impl Members for Backup<'_> {
         };
         self.owner = (member.uid, member.gid);
         self.path.clone_from(&member.path);
+        if let Some(pages) = &mut self.pages {
+            pages.begin(&member.path);
+        }
         self.size = if kind == EntryKind::File {
             member.size
         } else {
@@ -390,6 +493,9 @@ impl Members for Backup<'_> {
     }
 
     fn data(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        if let Some(pages) = &mut self.pages {
+            pages.data(bytes);
+        }
         self.crc.update(bytes);
         self.bytes += bytes.len() as u64;
         Ok(self.sink.data(offset, bytes)?)
@@ -484,7 +590,7 @@ fn check_manifest(text: &[u8], files: &HashMap<Vec<u8>, (u64, u32)>) -> Result<(
     Ok(())
 }
 
-fn unhex(text: &str) -> Option<Vec<u8>> {
+pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
     let digit = |b: u8| char::from(b).to_digit(16).map(|d| d as u8);
     let (pairs, rest) = text.as_bytes().as_chunks::<2>();
     if !rest.is_empty() {

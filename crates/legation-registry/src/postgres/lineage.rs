@@ -93,16 +93,43 @@ impl Lineage {
         Place::Before { switch, next }
     }
 
-    /// From where on the two differ; `None` when they are the same as far as both go.
-    pub fn parts_at(&self, other: &Lineage) -> Option<Lsn> {
-        let pairs = self.parents.iter().zip(&other.parents);
-        let differing = pairs.filter(|(a, b)| a != b).map(|(a, b)| a.1.min(b.1));
-        let mut longer = self
+    /// From where on this is another history than one that was known before; `None` when it is the same or goes on from it.
+    pub fn contradicts(&self, known: &Lineage) -> Option<Lsn> {
+        if self.system_id != known.system_id {
+            return Some(Lsn(0));
+        }
+        let differs = |(timeline, switch): &(Timeline, Lsn)| {
+            let here = self.parents.iter().find(|(t, _)| t == timeline);
+            match here {
+                Some((_, at)) if at == switch => None,
+                Some((_, at)) => Some(*at.min(switch)),
+                None => Some(*switch),
+            }
+        };
+        let is_here = known.timeline == self.timeline
+            || self.parents.iter().any(|(t, _)| *t == known.timeline);
+        let last = || known.parents.last().map_or(Lsn(0), |(_, at)| *at);
+        let differing = known.parents.iter().filter_map(differs);
+        // A promotion here that the other did not know of, and that is none that follows it.
+        let unknown = self
             .parents
             .iter()
-            .skip(other.parents.len())
-            .chain(other.parents.iter().skip(self.parents.len()));
-        differing.min().or_else(|| longer.next().map(|(_, at)| *at))
+            .filter(|(t, _)| *t < known.timeline && known.parents.iter().all(|(k, _)| k != t))
+            .map(|(_, at)| *at);
+        differing
+            .chain(unknown)
+            .min()
+            .or_else(|| (!is_here).then(last))
+    }
+
+    /// The same, as it was when `timeline` was the current one.
+    pub fn up_to(&self, timeline: Timeline) -> Lineage {
+        let before = |(t, _): &&(Timeline, Lsn)| *t < timeline;
+        Lineage {
+            system_id: self.system_id,
+            timeline: timeline.min(self.timeline),
+            parents: self.parents.iter().filter(before).copied().collect(),
+        }
     }
 }
 
@@ -175,12 +202,28 @@ mod tests {
     #[test]
     fn two_histories_of_one_number_part_where_they_were_promoted() {
         let one = lineage(TEXT);
-        assert_eq!(one.parts_at(&one), None);
+        assert_eq!(one.contradicts(&one), None);
+        // What was known when it was on an earlier timeline is a part of it.
+        for timeline in [1, 2] {
+            let known = one.up_to(Timeline(timeline));
+            assert_eq!(known.parents.len() as u32, timeline - 1);
+            assert_eq!(one.contradicts(&known), None);
+        }
+        let (first, second) = (Lsn(0x300_0148), Lsn(0x500_0000));
         let other = lineage("1\t0/3000200\tx\n2\t0/5000000\ty\n");
-        assert_eq!(one.parts_at(&other), Some(Lsn(0x300_0148)));
+        assert_eq!(one.contradicts(&other), Some(first));
+        assert_eq!(other.contradicts(&one.up_to(Timeline(2))), Some(first));
         let shorter = lineage("1\t0/3000148\tx\n");
-        assert_eq!(one.parts_at(&shorter), Some(Lsn(0x500_0000)));
-        assert_eq!(shorter.parts_at(&one), Some(Lsn(0x500_0000)));
+        assert_eq!(one.contradicts(&shorter), Some(second));
+        assert_eq!(shorter.contradicts(&one), Some(second));
+        // The known one stood on a timeline that is none of these.
+        let known = Lineage::parse(7, Timeline(3), "1\t0/3000148\tx\n").unwrap();
+        assert!(one.contradicts(&known).is_some());
+        let known = Lineage {
+            system_id: 8,
+            ..one.clone()
+        };
+        assert_eq!(one.contradicts(&known), Some(Lsn(0)));
     }
 
     #[test]

@@ -4,12 +4,14 @@
 //! data directory safe to start abroad and `server` starts it. Nothing here knows where bytes are kept.
 
 pub mod base;
+mod conf;
 pub mod conn;
 pub mod control;
 mod crc32c;
 pub mod facts;
 pub mod lineage;
 mod locale;
+mod pages;
 pub mod probe;
 pub mod restore;
 pub mod server;
@@ -17,6 +19,7 @@ mod settle;
 pub mod slot;
 mod spaces;
 mod tar;
+pub mod tls;
 pub mod url;
 pub mod wal;
 mod walfile;
@@ -25,10 +28,12 @@ pub use base::{BaseOptions, BaseReport};
 pub use conn::Conn;
 pub use facts::Facts;
 pub use lineage::{Lineage, Place, lineage};
+pub use pages::Damage;
 pub use probe::{Finding, Probe, Severity, SlotState, probe};
 pub use restore::{Plan, Serve, Target, TcpAuth, WalPiece, Window, prepare};
 pub use server::{Amcheck, Binaries, Replayed, RunAs, Server, Shutdown};
 pub use settle::Settled;
 pub use slot::{SlotPosition, drop_slot, ensure_slot};
+pub use tls::{Binding, SslMode, TlsOptions};
 pub use url::{ConnectConfig, Host};
 pub use wal::{Reread, WalEnd, WalOptions, WalReport, receive, reread};

@@ -263,6 +263,7 @@ impl Server {
             application_name: "legation".into(),
             connect_timeout: Duration::from_secs(10),
             options: OPTIONS.into(),
+            tls: Default::default(),
         };
         Ok(Server {
             child,

@@ -149,14 +149,19 @@ impl Cluster {
     }
 
     pub fn start(&self) {
-        let (data, log) = (self.data(), self.dir.path().join("log"));
+        self.start_with(&self.data());
+    }
+
+    /// As [`Cluster::start`], with its configuration in this directory.
+    pub fn start_with(&self, configuration: &Path) {
+        let log = self.dir.path().join("log");
         let output = run(
             "pg_ctl",
             &[
                 "start".as_ref(),
                 "-w".as_ref(),
                 "-D".as_ref(),
-                data.as_ref(),
+                configuration.as_ref(),
                 "-l".as_ref(),
                 log.as_ref(),
             ],

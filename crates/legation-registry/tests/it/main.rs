@@ -3,6 +3,7 @@
 
 mod base;
 mod cluster;
+mod damage;
 mod memory;
 mod probe;
 mod sanitise;
@@ -10,4 +11,5 @@ mod shutdown;
 mod spaces;
 mod stream;
 mod timeline;
+mod tls;
 mod tree;

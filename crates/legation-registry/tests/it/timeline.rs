@@ -258,3 +258,43 @@ fn wait_for_end(standby: &Cluster) -> legation_core::id::Lsn {
         .parse()
         .unwrap()
 }
+
+/// The primary dies while its base is taken, and another takes over: nothing of the attempt can become a version, and the
+/// next one is of the timeline that followed.
+#[test]
+fn a_base_that_a_promotion_cuts_short_is_none() {
+    let first = Cluster::new(&[]);
+    first.tables();
+    first.sql("insert into t select g, g, repeat('y', 400) from generate_series(100000, 140000) g");
+    let second = standby(&first);
+    ensure_slot(&first.config(), SLOT).unwrap();
+    let config = first.config();
+    let sink = std::sync::Arc::new(std::sync::Mutex::new(crate::memory::MemorySink::default()));
+    let taking = {
+        let sink = sink.clone();
+        std::thread::spawn(move || {
+            let mut options = legation_registry::postgres::BaseOptions::new(SLOT);
+            options.max_rate_kib = Some(2 << 10);
+            let mut sink = sink.lock().unwrap();
+            legation_registry::postgres::base::capture(&config, &options, &mut *sink, &|| false)
+        })
+    };
+    for _ in 0..3000 {
+        let copying =
+            "select count(*) from pg_stat_progress_basebackup where backup_streamed > 1000000";
+        if first.sql(copying) == "1" {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    caught_up(&second, &first);
+    first.stop("immediate");
+    second.sql("select pg_promote()");
+    let error = taking.join().unwrap().unwrap_err();
+    let sink = sink.lock().unwrap();
+    assert!(!sink.entries.is_empty(), "it had not begun: {error}");
+    assert!(sink.meta.is_empty(), "facts come last: this is no version");
+    ensure_slot(&second.config(), SLOT).unwrap();
+    let (_, facts) = second.base();
+    assert_eq!(facts.timeline, timeline(2));
+}

@@ -28,6 +28,7 @@ pub mod status;
 pub mod streams;
 pub mod tree;
 pub mod version;
+pub mod way;
 pub mod writer;
 
 mod assemble;

@@ -187,6 +187,8 @@ fn print(status: &AgentStatus, age: Duration, ctx: &Ctx) {
         ));
         for trouble in [
             &registry.trouble,
+            &registry.healing,
+            &registry.damaged,
             &registry.line_trouble,
             &registry.ship_trouble,
         ]
