@@ -324,7 +324,7 @@ kinds! {
         at: Time,
     }
 
-    /// A range for which zero loss cannot be promised, or a version that is flagged.
+    /// A range for which zero loss cannot be promised, one whose source was damaged, or a version that is flagged.
     Doubt = "doubt", Writer, MAX_TEXT {
         /// Whose.
         state: StateId,

@@ -110,6 +110,8 @@ words! {
         MassDeletion = "mass-deletion",
         /// Of a version: an invariant of the registry does not hold.
         InvariantBroken = "invariant-broken",
+        /// A page of the source failed its own checksum; the versions taken since hold it as it is.
+        DamagedPage = "damaged-page",
     }
 }
 words! {

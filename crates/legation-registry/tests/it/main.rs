@@ -4,11 +4,14 @@
 mod ask;
 mod base;
 mod cluster;
+mod damage;
 mod memory;
 mod probe;
 mod sanitise;
 mod shutdown;
+mod spaces;
 mod sqlite;
 mod stream;
 mod timeline;
+mod tls;
 mod tree;

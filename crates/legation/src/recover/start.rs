@@ -388,6 +388,7 @@ pub fn restore(
             Some(mut plan) => {
                 let serve = serve(&path);
                 (short, notes) = job.replayable(keep, &path, &mut plan, target, &serve, watch)?;
+                notes.extend(damaged_at_home(&source.meta));
                 Some((plan, serve))
             }
             None => None,
@@ -406,6 +407,22 @@ pub fn restore(
         });
     }
     Ok(done)
+}
+
+/// What was damaged already when it was captured, in words.
+fn damaged_at_home(meta: &BTreeMap<String, String>) -> Option<String> {
+    let mut named = meta
+        .iter()
+        .filter(|(key, _)| key.starts_with(driver::base::DAMAGED))
+        .map(|(_, what)| what);
+    let first = named.next()?;
+    Some(format!(
+        "pages failed their checksums at home and are as they were: {first}{}",
+        match named.count() {
+            0 => String::new(),
+            more => format!(", and {more} more"),
+        }
+    ))
 }
 
 /// The registry's own probe, as its version says.

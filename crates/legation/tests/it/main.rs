@@ -7,6 +7,7 @@ mod activation;
 mod agent;
 mod full;
 mod golden;
+mod healing;
 mod hostile;
 mod house;
 mod kills;
