@@ -9,7 +9,7 @@
 
 mod time;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use legation_core::id::Lsn;
@@ -205,19 +205,20 @@ pub fn decide(
     search.finish()
 }
 
-/// What was replayed before a position.
+/// What is replayed, record after record.
 #[derive(Debug, Default, Clone)]
-struct Past {
+pub struct Past {
     end: Option<Lsn>,
     last: Option<(Lsn, Ending)>,
     commits: u64,
     records: u64,
     prepared: BTreeMap<u32, Prepared>,
-    ended: Vec<u32>,
+    ended: BTreeSet<u32>,
 }
 
 impl Past {
-    fn add(&mut self, event: &Event) {
+    /// Replays the next record.
+    pub fn add(&mut self, event: &Event) {
         self.end = Some(event.end);
         self.records += 1;
         match &event.kind {
@@ -228,7 +229,7 @@ impl Past {
                     && self.prepared.remove(&ending.xid).is_none()
                     && self.ended.len() < MAX_PREPARED
                 {
-                    self.ended.push(ending.xid);
+                    self.ended.insert(ending.xid);
                 }
             }
             Kind::Prepare(prepared) if self.prepared.len() < MAX_PREPARED => {
@@ -236,6 +237,17 @@ impl Past {
             }
             _ => {}
         }
+    }
+
+    /// The prepared transactions that wait for their end, of which `before` were prepared before that log.
+    #[must_use]
+    pub fn waiting(&self, before: Vec<Prepared>) -> Vec<Prepared> {
+        let of_before = before
+            .into_iter()
+            .filter(|one| !self.ended.contains(&one.xid));
+        let mut all: BTreeMap<_, _> = of_before.map(|one| (one.xid, one)).collect();
+        all.extend(self.prepared.clone());
+        all.into_values().collect()
     }
 
     fn decide(&mut self, stop: Lsn, why: Why) -> Decision {
@@ -246,7 +258,7 @@ impl Past {
             commits: self.commits,
             records: self.records,
             prepared: std::mem::take(&mut self.prepared).into_values().collect(),
-            ended: std::mem::take(&mut self.ended),
+            ended: std::mem::take(&mut self.ended).into_iter().collect(),
         }
     }
 }
@@ -302,6 +314,17 @@ impl<'a> Search<'a> {
                 self.found = Some(self.past.decide(event.end, Why::After));
             }
         }
+    }
+
+    /// Where replay ends as far as has been seen; `None` while it goes on.
+    #[must_use]
+    pub fn stop(&self) -> Option<Lsn> {
+        self.found.as_ref().map(|found| found.stop)
+    }
+
+    /// Nothing more follows because nothing more may be opened: all is covered up to this time, not to a later one.
+    pub fn covers(&mut self, until: Option<PgTime>) {
+        self.known.protected = until;
     }
 
     /// Whether nothing that follows can change the answer.

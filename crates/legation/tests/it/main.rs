@@ -9,6 +9,7 @@ mod golden;
 mod hostile;
 mod house;
 mod kills;
+mod point;
 mod refusals;
 mod release;
 mod secrecy;
