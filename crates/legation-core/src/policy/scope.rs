@@ -68,7 +68,10 @@ impl Closed {
     fn reaches(&self, commit: &Commit, target: Target) -> bool {
         match target {
             Target::EndOfWal => false,
-            Target::Lsn(lsn) => commit.timeline == Some(self.timeline) && self.lsn > lsn,
+            // A promotion goes on where the timeline before it ended.
+            Target::Lsn(lsn) => {
+                commit.timeline.is_some_and(|of| of <= self.timeline) && self.lsn > lsn
+            }
             Target::Time(time) => self.at >= time.plus_millis(CLOCK_MARGIN),
         }
     }

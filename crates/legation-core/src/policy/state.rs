@@ -65,7 +65,7 @@ pub struct Closed {
     pub timeline: Timeline,
     /// Its position.
     pub lsn: Lsn,
-    /// Its time, by the agent's clock.
+    /// Its time: see [`MarkState::at`].
     pub at: Time,
 }
 
@@ -93,6 +93,14 @@ pub struct MarkState {
     pub index: u64,
     /// When the embassy received it.
     pub received: Time,
+}
+
+impl MarkState {
+    /// As of when it speaks: by the agent's clock, and no later than the embassy received it.
+    #[must_use]
+    pub fn at(&self) -> Time {
+        self.mark.at.min(self.received)
+    }
 }
 
 /// A fence.
@@ -220,10 +228,11 @@ impl RegistryState {
 
     /// A mark in `later` says that the log left the epoch that was marked last.
     fn close(&mut self, later: EpochNo, index: u64) {
-        let Some(last) = self.mark.as_ref().map(|held| &held.mark) else {
+        let Some(held) = &self.mark else {
             return;
         };
-        let (epoch, timeline, lsn, at) = (last.epoch, last.timeline, last.lsn, last.at);
+        let (last, at) = (&held.mark, held.at());
+        let (epoch, timeline, lsn) = (last.epoch, last.timeline, last.lsn);
         let at_hand = epoch.0.checked_sub(1).and_then(|n| usize::try_from(n).ok());
         let left = at_hand.and_then(|n| self.epochs.get_mut(n));
         if let Some(left) = left.filter(|left| later > epoch && left.closed.is_none()) {

@@ -146,6 +146,31 @@ fn ours(record: &legation_registry::postgres::record::Record<'_>) -> Line {
     }
 }
 
+fn same(found: &[Line], wanted: &[Line]) {
+    for (found, wanted) in found.iter().zip(wanted) {
+        assert_eq!(found, wanted);
+    }
+    let rest = |all: &[Line], from: usize| format!("{:?}", all.get(from..).unwrap_or_default());
+    assert_eq!(rest(found, wanted.len()), rest(wanted, found.len()));
+}
+
+/// What `pg_waldump` prints of a cluster's own files.
+fn dumped(cluster: &Cluster, first: Lsn, end: Lsn) -> Vec<Line> {
+    let (from, to) = (first.to_string(), end.to_string());
+    let path = cluster.data().join("pg_wal");
+    let args: [&OsStr; 6] = [
+        "-p".as_ref(),
+        path.as_ref(),
+        "-s".as_ref(),
+        from.as_ref(),
+        "-e".as_ref(),
+        to.as_ref(),
+    ];
+    let dump = run("pg_waldump", &args);
+    let dump = String::from_utf8_lossy(&dump.stdout).into_owned();
+    dump.lines().map(told).collect()
+}
+
 #[test]
 fn records_are_those_that_pg_waldump_prints() {
     let cluster = Cluster::new(&[
@@ -204,19 +229,7 @@ fn records_are_those_that_pg_waldump_prints() {
     wal.halt();
     receiver.join().unwrap().unwrap();
 
-    let (from, to) = (first.to_string(), end.to_string());
-    let path = cluster.data().join("pg_wal");
-    let args: [&OsStr; 6] = [
-        "-p".as_ref(),
-        path.as_ref(),
-        "-s".as_ref(),
-        from.as_ref(),
-        "-e".as_ref(),
-        to.as_ref(),
-    ];
-    let dump = run("pg_waldump", &args);
-    let dump = String::from_utf8_lossy(&dump.stdout).into_owned();
-    let wanted: Vec<_> = dump.lines().map(told).collect();
+    let wanted = dumped(&cluster, first, end);
     let mut found = Vec::new();
     let mut checkpoint = None;
     let last = each(&wal, source, first, |record| {
@@ -228,10 +241,7 @@ fn records_are_those_that_pg_waldump_prints() {
         }
     });
     assert!(last >= end, "{last} {end}");
-    assert_eq!(found.len(), wanted.len());
-    for (found, wanted) in found.iter().zip(&wanted) {
-        assert_eq!(found, wanted);
-    }
+    same(&found, &wanted);
     assert_eq!(checkpoint, PgTime::of_unix(began.parse().unwrap()));
     let means = |verb: &str| {
         let of = |one: &&Line| {
@@ -257,4 +267,71 @@ fn records_are_those_that_pg_waldump_prints() {
             .iter()
             .any(|one| one.blocks.iter().any(|b| b.contains("fork vm")))
     );
+}
+
+/// Crashes in the middle of a record whose end is lost with its segment: the server gives it up, and says so in the log.
+#[test]
+fn a_record_that_a_crash_cut_is_passed_over_as_the_server_does() {
+    let cluster = Cluster::new(&[("wal_keep_size", "256MB"), ("autovacuum", "off")]);
+    cluster.sql("create table filler (pad text)");
+    cluster.sql("checkpoint");
+    let first: Lsn = cluster
+        .sql("select redo_lsn from pg_control_checkpoint()")
+        .parse()
+        .unwrap();
+    // To the end of a segment, and then a record that goes on in the next.
+    let left = "select 16777216 - (pg_current_wal_insert_lsn() - '0/0') % 16777216";
+    let left = || cluster.sql(left).parse::<f64>().unwrap();
+    for (most, size) in [(1_500_000.0, 1_000_000), (400_000.0, 100_000)] {
+        let emit =
+            format!("select count(pg_logical_emit_message(true, 'test', repeat('x', {size})))");
+        while left() > most {
+            cluster.sql(&emit);
+        }
+    }
+    let segment = || cluster.sql("select pg_walfile_name(pg_current_wal_insert_lsn())");
+    let before = segment();
+    cluster.sql("select pg_logical_emit_message(true, 'test', repeat('y', 600000))");
+    let lost = segment();
+    assert_ne!(before, lost);
+    cluster.stop("immediate");
+    std::fs::remove_file(cluster.data().join("pg_wal").join(&lost)).unwrap();
+    cluster.start();
+    let log = std::fs::read_to_string(cluster.dir.path().join("log")).unwrap();
+    cluster.sql("insert into filler values ('after')");
+    cluster.sql("select pg_create_restore_point('after')");
+    let end = cluster.lsn();
+    // Only a commit waits until the log is on disk.
+    cluster.sql("insert into filler values ('and on disk')");
+
+    let source = Source {
+        system_id: cluster
+            .sql("select system_identifier from pg_control_system()")
+            .parse()
+            .unwrap(),
+        major: 15,
+        segment_size: 16 << 20,
+    };
+    let mut decoder = Decoder::new(source, first).unwrap();
+    let (mut at, mut found, mut given_up) = (first.0 >> 24 << 24, Vec::new(), 0);
+    while at < end.0 {
+        let name = format!("{:08X}{:08X}{:08X}", 1, at >> 32, (at & 0xffff_ffff) >> 24);
+        let bytes = std::fs::read(cluster.data().join("pg_wal").join(&name)).unwrap();
+        decoder.push(Lsn(at), &bytes).unwrap();
+        // What follows the last record is no log.
+        while let Ok(Some(record)) = decoder.poll() {
+            if record.start < end {
+                // `XLOG_OVERWRITE_CONTRECORD`.
+                given_up += u32::from((record.manager, record.info) == (0, 0xd0));
+                found.push(ours(&record));
+            }
+        }
+        at += 16 << 20;
+    }
+    same(&found, &dumped(&cluster, first, end));
+    assert_eq!(given_up, 1, "{log}");
+    let after = found
+        .iter()
+        .filter(|one| one.means.as_deref() == Some("RESTORE_POINT after"));
+    assert_eq!(after.count(), 1);
 }

@@ -37,10 +37,10 @@ pub fn goal(target: Option<Target>) -> Option<Goal> {
 /// if they hold it. Where the log goes on in an epoch that stays shut, clearly before that was begun, for what is in it was
 /// committed by another clock.
 pub fn protected(registry: &RegistryState, streams: &[Held]) -> Option<PgTime> {
-    let mark = registry.mark.as_ref().map(|held| &held.mark);
     let last = streams.last()?;
-    if let Some(mark) = mark.filter(|mark| streams.iter().any(|one| one.stream == mark.stream)) {
-        return PgTime::of_millis(mark.at.millis());
+    let held = |stream| streams.iter().any(|one| one.stream == stream);
+    if let Some(mark) = registry.mark.as_ref().filter(|mark| held(mark.mark.stream)) {
+        return PgTime::of_millis(mark.at().millis());
     }
     let closed = registry.epoch(last.epoch)?.closed?;
     PgTime::of_millis(closed.at.millis().checked_sub(CLOCK_MARGIN)?)
@@ -58,7 +58,7 @@ pub fn outside(registry: &RegistryState, name: &str, target: Target) -> Failure 
     };
     let to = registry.mark.as_ref().map_or_else(
         || format!("{} ({})", wal.stop, first.captured),
-        |held| format!("{} ({})", held.mark.lsn, held.mark.at),
+        |held| format!("{} ({})", held.mark.lsn, held.at()),
     );
     Failure::failed(format!(
         "{target} cannot be reached: {name} reaches from {} ({}) to {to}",

@@ -125,8 +125,12 @@ pub fn dry_run(
             "grant": order.grant.to_string(), "target": order.target.map(|target| target.to_string()),
         }),
         format!(
-            "order {} at embassy {label}: {}",
+            "order {} at embassy {label}{}: {}",
             order.order,
+            match order.target {
+                Some(target) if target.is_point() => format!(", up to {target}"),
+                _ => String::new(),
+            },
             if accepted {
                 "accepted"
             } else {

@@ -245,6 +245,24 @@ fn a_point_in_time_opens_the_epochs_up_to_it_and_no_later_one() {
 }
 
 #[test]
+fn a_clock_that_is_ahead_closes_no_epoch_early() {
+    let mut world = World::lived();
+    let ahead = Mark {
+        at: world.now.plus_millis(24 * 60 * MINUTE),
+        ..world.mark(1)
+    };
+    world.must(world.write(1, ahead));
+    world.must(world.write(1, world.epoch(1)));
+    let next = Mark {
+        stream: crate::id::StreamId([8; 16]),
+        ..world.mark(1)
+    };
+    world.must(world.write(1, next));
+    let soon = Target::Time(world.now.plus_millis(MINUTE));
+    past(&mut world, "1-3", soon, Ok(()));
+}
+
+#[test]
 fn what_is_logged_after_an_order_was_written_does_not_change_what_it_opens() {
     for (of_early, epochs) in [(true, "1-3"), (false, "1-2")] {
         let mut world = World::lived();

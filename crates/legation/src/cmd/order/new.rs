@@ -144,10 +144,9 @@ fn leading_to(
         return Ok(pick);
     };
     let outside = || crate::recover::point::outside(registry, &name, point);
-    let newest = registry.mark.as_ref().map(|held| &held.mark);
-    let late = newest.is_some_and(|mark| match point {
-        Target::Lsn(lsn) => lsn > mark.lsn,
-        Target::Time(time) => time > mark.at,
+    let late = registry.mark.as_ref().is_some_and(|held| match point {
+        Target::Lsn(lsn) => lsn > held.mark.lsn,
+        Target::Time(time) => time > held.at(),
         Target::EndOfWal => false,
     });
     if late {
