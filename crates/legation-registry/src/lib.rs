@@ -6,6 +6,7 @@
 
 pub mod error;
 pub mod postgres;
+pub mod sqlite;
 pub mod tree;
 
 pub use error::{Error, Result};

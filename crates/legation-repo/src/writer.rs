@@ -17,7 +17,9 @@ use zeroize::Zeroizing;
 
 use index::Index;
 
+pub mod blocks;
 pub mod index;
+pub mod map;
 
 /// What a frame of a file holds: large enough to compress well, small enough to fetch for one page.
 pub const WINDOW: u64 = 128 * 1024;
@@ -123,6 +125,18 @@ pub struct VersionWriter<'a> {
     /// Small files and tails, waiting to share a frame.
     shared: Zeroizing<Vec<u8>>,
     waiting: Vec<Waiting>,
+    content: Content,
+    /// What is kept of files that change in place.
+    maps: Option<blocks::Maps>,
+}
+
+/// What was written of files, without the tree that lists them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Content {
+    /// Its bytes.
+    pub plain: u64,
+    /// What they came to in their frames, compressed where that helped.
+    pub packed: u64,
 }
 
 struct Source {
@@ -157,12 +171,21 @@ struct OpenFile {
     in_nodes: u64,
     /// The packs that hold this file's frames and nodes, by epoch.
     spans: Vec<PackSpan>,
+    /// What is held of a file that changes in place.
+    in_place: Option<Box<blocks::InPlace>>,
 }
 
 struct Run {
     offset: u64,
     len: u32,
     within: u32,
+}
+
+impl Content {
+    fn add(&mut self, frame: &FrameRef) {
+        self.plain += u64::from(frame.plain);
+        self.packed += u64::from(frame.sealed);
+    }
 }
 
 impl<'a> VersionWriter<'a> {
@@ -190,7 +213,18 @@ impl<'a> VersionWriter<'a> {
             file: None,
             shared: Zeroizing::new(Vec::new()),
             waiting: Vec::new(),
+            content: Content::default(),
+            maps: None,
         }
+    }
+
+    /// What was written of files so far. Whatever waits to share a frame is written first.
+    ///
+    /// # Errors
+    /// What the pack sink says.
+    pub fn content(&mut self) -> SourceResult<Content> {
+        self.flush_shared()?;
+        Ok(self.content)
     }
 
     /// Starts the next source of the version.
@@ -249,6 +283,7 @@ impl<'a> VersionWriter<'a> {
                 entries: source.entries,
             });
         }
+        self.publish_maps(version, &mut index)?;
         self.seal_pack()?;
         self.renew()?;
 
@@ -369,6 +404,7 @@ impl<'a> VersionWriter<'a> {
         }
         let plain = std::mem::take(&mut self.shared);
         let frame = self.frame(&plain)?;
+        self.content.add(&frame);
         for w in self.waiting.drain(..) {
             let entry = self
                 .sources
@@ -447,10 +483,11 @@ impl<'a> VersionWriter<'a> {
     ) -> SourceResult<FrameRef> {
         let plain = Zeroizing::new(node.encode()?);
         let digest = Digest::of(&plain);
-        let at = match self.parent.nodes.get(&digest) {
+        let known = self.parent.nodes.get(&digest).copied();
+        let at = match known.filter(|at| !self.is_renewed(at)) {
             Some(at) => {
                 self.refer(at.epoch, at.seq, at.seq)?;
-                *at
+                at
             }
             None => self.frame(&plain)?,
         };
@@ -492,6 +529,7 @@ impl Sink for VersionWriter<'_> {
             nodes: Vec::new(),
             in_nodes: 0,
             spans: Vec::new(),
+            in_place: None,
         });
         Ok(())
     }
@@ -501,8 +539,13 @@ impl Sink for VersionWriter<'_> {
             .file
             .take()
             .ok_or_else(|| refused("data came outside of an entry"))?;
-        let result = self.take_data(&mut file, offset, bytes);
-        self.pinned = file.spans.len() >= MAX_SPANS;
+        let result = if file.in_place.is_some() {
+            self.place_data(&mut file, offset, bytes)
+        } else {
+            let result = self.take_data(&mut file, offset, bytes);
+            self.pinned = file.spans.len() >= MAX_SPANS;
+            result
+        };
         self.file = Some(file);
         result
     }
@@ -512,6 +555,9 @@ impl Sink for VersionWriter<'_> {
             .file
             .take()
             .ok_or_else(|| refused("no entry is open"))?;
+        if file.in_place.is_some() {
+            return self.end_in_place(file);
+        }
         if file.entry.kind == EntryKind::File {
             file.entry.size = file.entry.size.max(file.end);
         }
@@ -530,6 +576,21 @@ impl Sink for VersionWriter<'_> {
         self.pinned = false;
         file.entry.validate()?;
         self.keep(file.entry)
+    }
+
+    fn in_place(&mut self) -> SourceResult<Option<u64>> {
+        self.begin_in_place()
+    }
+
+    fn same(&mut self, offset: u64, len: u64) -> SourceResult<()> {
+        let mut file = self.file.take().ok_or_else(|| refused("no file is open"))?;
+        let result = self.place_same(&mut file, offset, len);
+        self.file = Some(file);
+        result
+    }
+
+    fn again(&mut self) -> SourceResult<()> {
+        self.begin_over()
     }
 
     fn unchanged(&mut self, entry: Entry) -> SourceResult<()> {
@@ -606,6 +667,7 @@ impl VersionWriter<'_> {
             return Ok(());
         }
         let frame = self.frame(&file.window)?;
+        self.content.add(&frame);
         file.touch(&frame);
         for run in file.runs.drain(..) {
             file.extents.push(Extent {

@@ -7,7 +7,7 @@ pub mod capture;
 mod holes;
 pub mod parent;
 pub mod restore;
-mod xattrs;
+pub(crate) mod xattrs;
 
 pub use capture::{Incomplete, TreeReport, capture};
 pub use parent::{Known, NoParent, Parent, Stat};

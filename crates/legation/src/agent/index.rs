@@ -12,11 +12,12 @@ use legation_core::manifest::Entry;
 use legation_registry::tree::{Known, Stat};
 use legation_repo::durable;
 use legation_repo::writer::index::Index as Written;
+use legation_repo::writer::map;
 
 use crate::exit::Failure;
 
 /// First bytes of the file.
-const MAGIC: &[u8; 8] = b"LGNkept1";
+const MAGIC: &[u8; 8] = b"LGNkept2";
 /// Some hundreds of bytes for each of ten million files.
 const MAX_FILE: u64 = 4 << 30;
 /// Bytes of the digest at the end.
@@ -31,6 +32,8 @@ pub struct Index {
     pub written: Written,
     /// How each file looked.
     pub stats: Vec<(Vec<u8>, Stat)>,
+    /// What its driver wanted to have of it now.
+    pub memo: Vec<u8>,
 }
 
 impl Index {
@@ -39,6 +42,7 @@ impl Index {
         Index {
             written: Written::empty(state, registry),
             stats: Vec::new(),
+            memo: Vec::new(),
         }
     }
 
@@ -63,11 +67,12 @@ impl Index {
             .map_err(|error| Failure::from(error).during("writing the index"))
     }
 
-    /// Removes every index but that of `version`.
+    /// Removes every index but that of `version`, and what belongs to others.
     ///
     /// # Errors
     /// When the directory cannot be read.
     pub fn keep_only(dir: &Path, version: VersionNo) -> Result<(), Failure> {
+        map::keep_only(dir, version)?;
         let kept = path(dir, version);
         for entry in std::fs::read_dir(dir)? {
             let entry = entry?;
@@ -118,6 +123,8 @@ impl Index {
                 out.extend_from_slice(&nanos.to_le_bytes());
             }
         }
+        put_count(&mut out, self.memo.len());
+        out.extend_from_slice(&self.memo);
         let digest = Digest::of(&out);
         out.extend_from_slice(digest.as_bytes());
         out
@@ -151,8 +158,14 @@ impl Index {
             };
             stats.push((path, stat));
         }
+        let memo = length(&mut r)?;
+        let memo = r.bytes(memo)?.to_vec();
         r.finish()?;
-        Ok(Index { written, stats })
+        Ok(Index {
+            written,
+            stats,
+            memo,
+        })
     }
 }
 

@@ -23,11 +23,14 @@ pub mod outbox;
 pub mod postgres;
 pub mod request;
 pub mod sink;
+pub(crate) mod sqlite;
 pub mod state;
 pub mod status;
 pub mod streams;
 pub mod tree;
 pub mod version;
+pub mod vitals;
+pub mod whole;
 pub mod writer;
 
 mod assemble;

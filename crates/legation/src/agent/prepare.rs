@@ -9,9 +9,9 @@ use legation_registry::postgres::ConnectConfig;
 use super::Layout;
 use super::gate::Gate;
 use super::link::Link;
-use super::postgres;
 use super::status::{AgentStatus, RegistryStatus, now_ms};
 use super::version::source_failure;
+use super::{postgres, sqlite};
 use crate::charter::Charter;
 use crate::config::agent::{Agent as Config, Source};
 use crate::config::locators::Locators;
@@ -61,6 +61,7 @@ pub(super) fn gate(config: &Config) -> Result<Gate, Failure> {
 }
 
 pub(super) fn preflight(config: &Config) -> Result<(), Failure> {
+    sqlite::apart(config)?;
     for registry in &config.registry {
         if registry.source.len() != 1 {
             return Err(Failure::usage(format!(
@@ -113,11 +114,7 @@ pub(super) fn connect(
 
 pub(super) fn first_status(config: &Config, label: &str) -> AgentStatus {
     let registries = config.registry.iter().map(|registry| {
-        let source = match registry.source.first() {
-            Some(Source::Postgres(_)) => "postgres",
-            Some(Source::Tree(_)) => "tree",
-            None => "none",
-        };
+        let source = registry.source.first().map_or("none", Source::kind);
         let status = RegistryStatus {
             id: registry.id.clone(),
             source: source.into(),

@@ -39,7 +39,7 @@ pub struct AgentStatus {
 pub struct RegistryStatus {
     /// Its opaque id.
     pub id: String,
-    /// `postgres` or `tree`.
+    /// `postgres`, `tree` or `sqlite`.
     pub source: String,
     /// What is being done, in a word: `starting`, `base`, `streaming`, `waiting`, `disconnected`, `full`, `fenced`.
     pub phase: String,
@@ -83,6 +83,8 @@ pub struct RegistryStatus {
     pub capturing: Option<u64>,
     /// Versions committed since the process began.
     pub versions_made: u64,
+    /// What speaks against the newest version.
+    pub flagged: Option<String>,
     /// What is wrong with the source or its capture.
     pub trouble: Option<String>,
     /// What is wrong with the line.

@@ -1,131 +1,70 @@
-//! Capturing a directory: walked at its own cadence, only what changed is read and sealed.
+//! A directory as a source: only what changed is read and sealed.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use legation_core::manifest::{Entry, EntryKind};
 use legation_core::source::{Sink, SourceError, SourceResult};
 use legation_registry::tree;
 
 use super::index::Index;
-use super::link::Backoff;
-use super::request::Request;
-use super::status::now_ms;
-use super::version::{Taken, Versions, source_failure};
+use super::version::{Taken, source_failure};
+use super::whole::Driver;
 use crate::config::agent::Tree as Config;
 use crate::exit::{Code, Failure};
+use crate::stop::Stop;
 
-/// How often requests and the stop flag are looked at.
-const LOOK: Duration = Duration::from_millis(200);
 /// How many unreadable paths a message names.
 const NAMED: usize = 3;
 
-/// A directory of a registry.
-pub struct Tree {
-    /// Where and how often.
-    pub config: Config,
-    /// Takes the versions.
-    pub versions: Versions,
-}
-
-impl Tree {
-    /// Captures until told to stop.
-    pub fn run(self) {
-        let stop = &self.versions.stop;
-        let mut backoff = Backoff::default();
-        let mut due = Instant::now();
-        while !stop.is_up() {
-            let request = Request::look(&self.versions.dir);
-            if self.versions.is_pending() || (Instant::now() < due && request.is_none()) {
-                stop.wait(LOOK);
-                continue;
-            }
-            let began = Instant::now();
-            self.phase("capturing");
-            let taken = Request::take(&self.versions.dir);
-            let full = |request: Option<Request>| request.is_some_and(|request| request.full);
-            match taken.and_then(|request| self.capture(full(request))) {
-                Ok(()) => {
-                    backoff.reset();
-                    Request::done(&self.versions.dir);
-                    due = began + self.config.every.0;
-                    self.phase("waiting");
-                }
-                Err(failure) if failure.code == Code::Interrupted => return,
-                Err(failure) => {
-                    tracing::error!(registry = %self.versions.registry, "{failure}");
-                    self.versions.board.registry(&self.versions.name, |status| {
-                        status.trouble = Some(failure.message.clone());
-                    });
-                    self.phase("failing");
-                    stop.wait(backoff.pause());
-                }
-            }
-        }
+impl Driver for Config {
+    fn kind(&self) -> &'static str {
+        "tree"
     }
 
-    fn capture(&self, full: bool) -> Result<(), Failure> {
-        let parent = if full {
-            self.versions.no_parent()
-        } else {
-            self.versions.parent()
-        };
-        let known = parent.known();
-        let began = now_ms();
-        if parent.entries().next().is_some() && self.is_unchanged(&parent, &known)? {
-            self.versions.board.registry(&self.versions.name, |status| {
-                status.unchanged_at = Some(began);
-                status.trouble = None;
-            });
-            return Ok(());
-        }
-        // Not for what did not change: a version that needs too many epochs is made anew with the next that is due.
-        let anew = self.versions.is_outgrown(&parent);
-        let parent = if anew {
-            self.versions.no_parent()
-        } else {
-            parent
-        };
-        let known = if anew { parent.known() } else { known };
-        self.versions
-            .capture("tree", "files", &parent, |sink: &mut dyn Sink| {
-                let mut count = Count { sink, bytes: 0 };
-                let report = self.walk(&known, &mut count)?;
-                if let Some(failure) = incomplete(&report) {
-                    return Err(failure);
-                }
-                Ok(Taken {
-                    wal: None,
-                    epochs: Default::default(),
-                    stats: report.stats,
-                    entries: report.entries,
-                    bytes: count.bytes,
-                })
-            })?;
-        Ok(())
+    fn name(&self) -> &'static str {
+        "files"
     }
 
-    /// Walks without keeping anything, up to the first difference: a version of what did not change is not made, and
-    /// costs neither packs nor an epoch.
-    fn is_unchanged(&self, parent: &Index, known: &tree::Known) -> Result<bool, Failure> {
+    fn every(&self) -> Duration {
+        self.every.0
+    }
+
+    /// Walks without keeping anything, up to the first difference.
+    fn is_unchanged(&self, parent: &Index, stop: &Stop) -> Result<bool, Failure> {
         let mut watch = Watch::new(parent);
-        match self.walk(known, &mut watch) {
+        match walk(self, &parent.known(), &mut watch, stop) {
             Ok(report) => Ok(report.incomplete.is_empty() && watch.saw_no_change()),
             Err(_) if watch.changed => Ok(false),
             Err(failure) => Err(failure),
         }
     }
 
-    fn walk(&self, known: &tree::Known, sink: &mut dyn Sink) -> Result<tree::TreeReport, Failure> {
-        let stop = &self.versions.stop;
-        tree::capture(&self.config.path, known, sink, &|| stop.is_up()).map_err(source_failure)
+    fn take(&self, parent: &Index, sink: &mut dyn Sink, stop: &Stop) -> Result<Taken, Failure> {
+        let mut count = Count { sink, bytes: 0 };
+        let report = walk(self, &parent.known(), &mut count, stop)?;
+        if let Some(failure) = incomplete(&report) {
+            return Err(failure);
+        }
+        Ok(Taken {
+            wal: None,
+            epochs: Default::default(),
+            stats: report.stats,
+            memo: Vec::new(),
+            entries: report.entries,
+            bytes: count.bytes,
+            found: Default::default(),
+        })
     }
+}
 
-    fn phase(&self, phase: &str) {
-        self.versions
-            .board
-            .registry(&self.versions.name, |status| status.phase = phase.into());
-    }
+fn walk(
+    config: &Config,
+    known: &tree::Known,
+    sink: &mut dyn Sink,
+    stop: &Stop,
+) -> Result<tree::TreeReport, Failure> {
+    tree::capture(&config.path, known, sink, &|| stop.is_up()).map_err(source_failure)
 }
 
 /// Passes everything on and counts the bytes of the files.

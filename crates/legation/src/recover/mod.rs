@@ -9,10 +9,14 @@ pub mod keep;
 pub mod point;
 pub mod ready;
 pub mod scope;
+pub mod sealed;
 pub mod seat;
 pub mod serve;
+pub mod sqlite;
 pub mod start;
+pub mod turns;
 pub mod volume;
+pub mod wanted;
 
 use std::path::Path;
 

@@ -2,6 +2,7 @@
 //!
 //! Worlds come from `legation-world`, which uses none of the program's code.
 
+mod accidents;
 mod activation;
 mod agent;
 mod full;
@@ -9,10 +10,12 @@ mod golden;
 mod hostile;
 mod house;
 mod kills;
+mod living;
 mod point;
 mod refusals;
 mod release;
 mod secrecy;
 mod shape;
+mod sqlite;
 mod survive;
 mod watched;
