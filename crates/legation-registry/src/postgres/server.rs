@@ -487,6 +487,19 @@ impl Server {
         })
     }
 
+    /// The names of prepared transactions that wait for their end, in order.
+    ///
+    /// # Errors
+    /// When the server does not say.
+    pub fn prepared(&self) -> Result<Vec<String>> {
+        let rows = self.sql(
+            None,
+            "select gid from pg_catalog.pg_prepared_xacts order by gid",
+        )?;
+        let names = rows.iter().filter_map(|row| column(row, 0));
+        Ok(names.map(str::to_owned).collect())
+    }
+
     /// Runs `pg_amcheck` over every database. It needs its extension in each: with `install` it is added where it is
     /// missing, which writes to the copy, so only where the copy is thrown away.
     pub fn amcheck(&self, install: bool) -> Result<Amcheck> {

@@ -12,6 +12,7 @@ mod hostile;
 mod house;
 mod kills;
 mod living;
+mod point;
 mod refusals;
 mod release;
 mod secrecy;
