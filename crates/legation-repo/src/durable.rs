@@ -66,10 +66,14 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
     })
 }
 
-/// Makes a directory and those above it, each durable in its parent. One that exists is made durable too: an earlier
-/// run may have died between making and syncing it.
+/// Makes a directory and those above it, each durable in its parent. One that exists is made durable too, and so is the
+/// one above it: an earlier run, or an earlier call that failed, may have made it and gone no further.
 pub fn create_dir(path: &Path) -> io::Result<()> {
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
+    let above = |path: &Path| {
+        let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
+        parent.map(Path::to_owned)
+    };
+    let parent = above(path);
     let make = || {
         disk::change(path, Change::MakeDir, || {
             DirBuilder::new().mode(DIR_MODE).create(path)
@@ -79,7 +83,7 @@ pub fn create_dir(path: &Path) -> io::Result<()> {
         Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            create_dir(parent.ok_or(e)?)?;
+            create_dir(parent.as_deref().ok_or(e)?)?;
             match make() {
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
                 _ => {}
@@ -87,7 +91,13 @@ pub fn create_dir(path: &Path) -> io::Result<()> {
         }
         Err(e) => return Err(e),
     }
-    parent.map_or(Ok(()), sync_dir)
+    let Some(parent) = parent else { return Ok(()) };
+    sync_dir(&parent)?;
+    match above(&parent).map(|grandparent| sync_dir(&grandparent)) {
+        // A directory that this user may not read is nobody's work of ours.
+        Some(Err(e)) if e.kind() != io::ErrorKind::PermissionDenied => Err(e),
+        _ => Ok(()),
+    }
 }
 
 /// Replaces `path` by a file of `bytes`, for its owner only: after a crash either the old or the new one is there, whole.

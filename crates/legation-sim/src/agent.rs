@@ -1087,6 +1087,14 @@ impl Agent {
                         format!("what was kept is gone: {}", problem.detail),
                     );
                 }
+                // The last announcement of an epoch stays in the queue until the log has said whose the epoch is.
+                let epoch = run.outbox.front().and_then(|(_, item)| item.epoch());
+                let of = |epoch| move |(_, item): &(u64, Item)| item.epoch() == Some(epoch);
+                let last = epoch.filter(|epoch| !run.outbox.iter().skip(1).any(of(*epoch)));
+                if let Some(epoch) = last {
+                    run.lost.insert(epoch);
+                    return did(format!("may have lost epoch {epoch}"));
+                }
                 self.pop();
                 self.not_logged(bytes, problem, time)
             }
@@ -1155,17 +1163,6 @@ impl Agent {
                     short(problem)
                 ))
             }
-            // The second announcement of an epoch is refused when the first was not.
-            Statement::Epoch(epoch) => {
-                let again = run
-                    .outbox
-                    .iter()
-                    .any(|(_, item)| item.epoch() == Some(epoch.epoch));
-                if again || !run.lost.insert(epoch.epoch) {
-                    return did(format!("lets an announcement go: {}", short(problem)));
-                }
-                did(format!("may have lost epoch {}", epoch.epoch))
-            }
             Statement::Gap(_) => self.anew(time, "the gap was refused"),
             _ => did(format!("lets a statement go: {}", short(problem))),
         }
@@ -1181,7 +1178,7 @@ impl Agent {
         let Some(run) = &mut self.run else {
             return nothing();
         };
-        let lost = std::mem::take(&mut run.lost);
+        let lost = run.lost.clone();
         let Some(known) = fold.registry(registry) else {
             return nothing();
         };
@@ -1189,20 +1186,23 @@ impl Agent {
             let slip = known.epoch(*epoch).map(|state| state.slip);
             slip.is_none_or(|slip| !run.ours.contains(&slip))
         };
-        let lost: Vec<EpochNo> = lost.into_iter().filter(theirs).collect();
+        let (lost, ours): (Vec<EpochNo>, Vec<EpochNo>) = lost.into_iter().partition(theirs);
+        for epoch in ours {
+            self.announced(epoch);
+        }
+        let Some(run) = &mut self.run else {
+            return nothing();
+        };
         if lost.is_empty() {
+            run.lost.clear();
             return nothing();
         }
-        if run
-            .epoch
-            .as_ref()
-            .is_some_and(|open| lost.contains(&open.number))
-        {
+        let is_lost = |epoch: &EpochNo| lost.contains(epoch);
+        if run.epoch.as_ref().is_some_and(|open| is_lost(&open.number)) {
             (run.epoch, run.stream) = (None, None);
         }
         // A version under such an epoch could be opened by nobody.
-        let of_lost =
-            |item: &Item| item.is_commit() && item.epochs().iter().any(|e| lost.contains(e));
+        let of_lost = |item: &Item| item.is_commit() && item.epochs().iter().any(is_lost);
         let gone: Vec<u64> = run
             .outbox
             .iter()
@@ -1211,19 +1211,32 @@ impl Agent {
             .collect();
         run.outbox.retain(|(number, _)| !gone.contains(number));
         if !gone.is_empty() {
-            (run.coming, run.control) = (None, None);
+            run.coming = None;
         }
         for number in gone {
             let _ = self.disk.remove(&root.join(format!("outbox/{number:08}")));
         }
-        if self
+        let streams = self
             .run
             .as_ref()
-            .is_some_and(|run| run.kept.iter().any(|k| lost.contains(&k.epoch)))
-        {
-            return self.anew(time, "an epoch is another's");
+            .is_some_and(|run| run.kept.iter().any(|k| is_lost(&k.epoch)));
+        let did_so = match streams {
+            true => self.anew(time, "an epoch is another's")?,
+            false => Some("gives an epoch up".to_owned()),
+        };
+        // Only now the announcements go.
+        for epoch in &lost {
+            self.announced(*epoch);
         }
-        did("gives an epoch up")
+        if let Some(run) = &mut self.run {
+            run.lost.clear();
+            run.control = None;
+            if !run.outbox.iter().any(|(_, item)| item.epoch().is_some()) {
+                // A number that never came into the log is the next one again, with another root.
+                run.memory.last_epoch = known.last_epoch();
+            }
+        }
+        Ok(did_so)
     }
 
     /// The line of streams is broken: a gap is told of, and then a stream begins that continues none.
@@ -1259,6 +1272,9 @@ impl Agent {
             if self.disk.remove_tree(&path).is_err() {
                 return self.ended(());
             }
+        }
+        if durable::sync_dir(&root.join("spool")).is_err() {
+            return self.ended(());
         }
         // What is missing is told; the registry goes on from here.
         self.source.flushed = crate::source::START;

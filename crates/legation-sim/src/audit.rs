@@ -3,7 +3,7 @@
 //! What is expected comes from outside the code under test: bytes from the registries' own history, quorums from
 //! counting signatures anew, the log's consistency from hashing every entry that was ever seen.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 use aws_lc_rs::digest::{SHA512, digest};
@@ -82,6 +82,8 @@ pub struct Audit {
     receipts: BTreeMap<Sha256, u64>,
     /// The farthest acknowledgement of each stream, and the chain value that it names.
     pub acks: BTreeMap<(RegistryId, StreamId), (u64, Digest)>,
+    /// The streams of those acknowledgements that home's agents asked for: what a thief repeats is his.
+    pub ours: BTreeSet<(RegistryId, StreamId)>,
     /// What every frame that home sealed holds, by its chain value.
     pub frames: HashMap<Digest, Vec<u8>>,
     /// Every version that home committed, by its pack list.
@@ -112,6 +114,7 @@ impl Audit {
             statements: HashMap::new(),
             receipts: BTreeMap::new(),
             acks: BTreeMap::new(),
+            ours: BTreeSet::new(),
             frames: HashMap::new(),
             versions: BTreeMap::new(),
             sealed: HashMap::new(),

@@ -82,7 +82,10 @@ impl World {
         if self.dice.percent(20) {
             return self.host_lies();
         }
-        self.sit()
+        for _ in 0..=self.dice.roll(4) {
+            self.sit()?;
+        }
+        Ok(())
     }
 
     fn submit_order(&mut self, order: OrderId, bytes: Vec<u8>) {

@@ -62,7 +62,7 @@ impl Profile {
             agent_outages: 18,
             set_back: if seed % 2 == 0 { 8 } else { 0 },
             clock: if seed % 5 == 0 { 10 } else { 0 },
-            officers: 60,
+            officers: 90,
             thief: if seed % 3 == 0 { 30 } else { 0 },
             full: if seed % 7 == 0 { 12 } else { 0 },
             scrub: 0,

@@ -215,7 +215,9 @@ pub fn everything(founding: &Founding, audit: &Audit, site: &mut Site) -> Checke
                 }
                 frames
             });
-            compared.wal += wal(audit, &roots, read.as_deref().unwrap_or_default(), *last)?;
+            if audit.ours.contains(&(registry, *stream)) {
+                compared.wal += wal(audit, &roots, read.as_deref().unwrap_or_default(), *last)?;
+            }
             let kept = read.as_ref().and_then(|frames| frames.get(*last as usize));
             let end = kept.and_then(|frame| frame.last_chunk::<32>());
             if end != Some(&chain.0) {

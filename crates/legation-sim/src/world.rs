@@ -644,6 +644,9 @@ impl World {
                 };
                 let n = self.agents.iter().position(|a| a.registry == ack.registry);
                 let term = n.and_then(|n| terms.get(n)).copied();
+                if matches!(ask.who, Who::Agent(..)) {
+                    self.audit.ours.insert((ack.registry, ack.stream));
+                }
                 self.audit.ack(&ack, term.unwrap_or(ack.term))
             }
             Answer::Refused(_) => {
@@ -792,6 +795,7 @@ fn describe_answer(answer: &Answer) -> String {
         Answer::Kept => "kept".to_owned(),
         Answer::Receipt(receipt) => format!("a receipt of entry {}", receipt.index),
         Answer::Ack(_) => "an ack".to_owned(),
+        Answer::Refused(problem) if problem.status == 409 => problem.detail.clone(),
         Answer::Refused(problem) => format!("{} {}", problem.status, problem.title),
     }
 }

@@ -522,6 +522,9 @@ impl Streams {
             inner.begun.retain(|begun| begun.epoch < epoch);
         }
         inner.arrivals.clear();
+        // Before the epoch is announced again: a stream that came back with the power would be sent under it, and opens
+        // for nobody.
+        durable::sync_dir(&self.dir)?;
         Ok(())
     }
 
