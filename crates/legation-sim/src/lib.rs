@@ -10,11 +10,13 @@
 
 pub mod agent;
 pub mod audit;
+pub mod counts;
 pub mod dice;
 pub mod disk;
 pub mod founding;
 pub mod insider;
 pub mod line;
+pub mod many;
 pub mod officers;
 pub mod profile;
 pub mod restore;
@@ -24,5 +26,7 @@ pub mod thief;
 pub mod trace;
 pub mod world;
 
+pub use counts::Counts;
+pub use many::{Ran, many};
 pub use profile::Profile;
 pub use world::{Outcome, run};

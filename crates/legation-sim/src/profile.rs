@@ -60,7 +60,7 @@ impl Profile {
             epoch: 3_600_000,
             embassy_outages: 22,
             agent_outages: 18,
-            set_back: if seed % 2 == 0 { 8 } else { 0 },
+            set_back: if seed % 2 == 0 { 25 } else { 0 },
             clock: if seed % 5 == 0 { 10 } else { 0 },
             officers: 90,
             thief: if seed % 3 == 0 { 30 } else { 0 },
@@ -75,24 +75,25 @@ impl Profile {
     #[must_use]
     pub fn unattended(seed: u64) -> Self {
         Self {
-            // Ninety days in steps of twenty minutes on average.
-            steps: 6_480,
+            // Ninety days in steps of two and a half minutes on average.
+            steps: 51_840,
             registries: 2,
-            pace: (60_000, 2_340_000),
+            pace: (0, 300_000),
             epoch: 12 * 3_600_000,
             embassy: Faults {
                 refused: 1,
                 late: 0,
             },
             agent: Faults::default(),
-            embassy_outages: 5,
-            agent_outages: 4,
+            embassy_outages: 1,
+            agent_outages: 1,
             set_back: 0,
             clock: 0,
             officers: 0,
             thief: 0,
-            full: 1,
-            scrub: 504,
+            full: 0,
+            // Every week.
+            scrub: 4_032,
             insider: false,
             ..Self::storm(4 * seed + 1)
         }

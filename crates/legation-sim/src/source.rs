@@ -19,6 +19,8 @@ pub struct Source {
     /// Its files.
     pub files: BTreeMap<String, Vec<u8>>,
     wal: Vec<u8>,
+    /// What sets what it writes apart from what it wrote before it was set back.
+    pub twist: u8,
     /// What the agent reported as safe: before it the log may be gone.
     pub flushed: Lsn,
 }
@@ -30,6 +32,7 @@ impl Source {
             system_id: 1000 + number as u64,
             files: BTreeMap::new(),
             wal: Vec::new(),
+            twist: 0,
             flushed: START,
         };
         source.write(dice);
@@ -48,7 +51,8 @@ impl Source {
             }
         }
         let len = 1 + dice.roll(*dice.clone().pick(&[200, 3_000, 20_000]));
-        self.wal.extend_from_slice(&dice.text(len));
+        let text = dice.text(len);
+        self.wal.extend(text.iter().map(|byte| byte ^ self.twist));
     }
 
     /// The end of its log.
