@@ -58,10 +58,10 @@ pub struct LocalEmbassy {
     writer: Writer,
 }
 
-type Answer<T> = Result<T, Problem>;
+type Answer<T> = Result<T, Box<Problem>>;
 
-fn problem(refused: Refused) -> Problem {
-    *refused.0
+fn problem(refused: Refused) -> Box<Problem> {
+    refused.0
 }
 
 impl LocalEmbassy {
@@ -227,7 +227,7 @@ impl LocalEmbassy {
         let digests = self.hosted.releases(order).map_err(problem)?;
         let keep = &self.hosted.site.keep;
         let read = |digest| keep.release(order, digest).map_err(problem);
-        let found: Result<Vec<_>, Problem> = digests.iter().map(read).collect();
+        let found: Result<Vec<_>, Box<Problem>> = digests.iter().map(read).collect();
         Ok(found?.into_iter().flatten().collect())
     }
 

@@ -16,7 +16,7 @@ impl Dice {
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn word(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -26,7 +26,7 @@ impl Dice {
 
     /// A number below `sides`, which is not 0.
     pub fn roll(&mut self, sides: usize) -> usize {
-        ((u128::from(self.next()) * sides as u128) >> 64) as usize
+        ((u128::from(self.word()) * sides as u128) >> 64) as usize
     }
 
     /// A number from `from` to `to`, both included.
@@ -72,7 +72,7 @@ impl Dice {
     /// Fills with random bytes.
     pub fn fill(&mut self, out: &mut [u8]) {
         for part in out.chunks_mut(8) {
-            let bytes = self.next().to_le_bytes();
+            let bytes = self.word().to_le_bytes();
             part.copy_from_slice(&bytes[..part.len()]);
         }
     }
@@ -90,7 +90,7 @@ impl Dice {
     /// Dice of their own, for what must not depend on how often others roll.
     #[must_use]
     pub fn fork(&mut self) -> Self {
-        Self(self.next())
+        Self(self.word())
     }
 }
 

@@ -12,10 +12,13 @@ use crate::world::World;
 /// How many files he changes, one after the other.
 const CHANGES: usize = 3;
 
+/// Files with their bytes.
+type Copied = Vec<(PathBuf, Vec<u8>)>;
+
 /// What he has put by.
 #[derive(Default)]
 pub struct Insider {
-    log: Option<(u64, Vec<(PathBuf, Vec<u8>)>)>,
+    log: Option<(u64, Copied)>,
 }
 
 impl World {

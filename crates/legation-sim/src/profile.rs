@@ -44,7 +44,7 @@ impl Profile {
     /// What most seeds are: a few hours in which everything goes wrong.
     #[must_use]
     pub fn storm(seed: u64) -> Self {
-        let calm = seed % 4 == 0;
+        let calm = seed.is_multiple_of(4);
         let faults = |refused, late| Faults { refused, late };
         Self {
             steps: 260,
@@ -60,11 +60,11 @@ impl Profile {
             epoch: 3_600_000,
             embassy_outages: 22,
             agent_outages: 18,
-            set_back: if seed % 2 == 0 { 25 } else { 0 },
-            clock: if seed % 5 == 0 { 10 } else { 0 },
+            set_back: if seed.is_multiple_of(2) { 25 } else { 0 },
+            clock: if seed.is_multiple_of(5) { 10 } else { 0 },
             officers: 90,
-            thief: if seed % 3 == 0 { 30 } else { 0 },
-            full: if seed % 7 == 0 { 12 } else { 0 },
+            thief: if seed.is_multiple_of(3) { 30 } else { 0 },
+            full: if seed.is_multiple_of(7) { 12 } else { 0 },
             scrub: 0,
             insider: seed % 6 == 5,
         }

@@ -237,7 +237,7 @@ impl World {
         if self.profile.insider && self.trace.step == self.profile.steps / 2 {
             self.copy_log();
         }
-        if self.profile.scrub > 0 && self.trace.step % self.profile.scrub == 0 {
+        if self.profile.scrub > 0 && self.trace.step.is_multiple_of(self.profile.scrub) {
             restore::scrub(self.founding, &self.site)?;
             self.trace.say(format_args!("the whole store is checked"));
         }

@@ -164,7 +164,7 @@ impl World {
 
 /// Puts requests through: frames as one group, statements as one batch, objects one by one.
 fn process(embassy: &mut legation_embassy::local::LocalEmbassy, asks: &[Ask]) -> Vec<Answer> {
-    let refused = |problem| Answer::Refused(Box::new(problem));
+    let refused = Answer::Refused;
     let mut answers: Vec<Option<Answer>> = vec![None; asks.len()];
     let (mut frames, mut statements) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
     for (n, ask) in asks.iter().enumerate() {
