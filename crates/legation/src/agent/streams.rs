@@ -513,7 +513,8 @@ impl Streams {
     pub fn give_up_from(&self, epoch: EpochNo) -> Result<(), Failure> {
         let mut inner = self.lock();
         if !inner.streams.iter().any(|s| s.opening.0.epoch == epoch) {
-            return Ok(());
+            // An earlier call may have come no further.
+            return Ok(durable::sync_dir(&self.dir)?);
         }
         while inner
             .streams
@@ -531,6 +532,9 @@ impl Streams {
             inner.begun.retain(|begun| begun.epoch < epoch);
         }
         inner.arrivals.clear();
+        // Before the epoch is announced again: a stream that came back with the power would be sent under it, and opens
+        // for nobody.
+        durable::sync_dir(&self.dir)?;
         Ok(())
     }
 

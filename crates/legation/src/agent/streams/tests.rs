@@ -197,6 +197,24 @@ fn streams_that_nobody_can_open_are_given_up_with_what_continues_them() {
     assert_eq!(open(dir.path()).tail().unwrap().position, kept);
 }
 
+#[cfg(feature = "faults")]
+#[test]
+fn what_was_given_up_does_not_come_back_with_the_power() {
+    use legation_repo::edge::{Fault, arm, disarm};
+    let dir = tempfile::tempdir().unwrap();
+    let streams = open(dir.path());
+    fill(&streams, 1, 2);
+    fill(&streams, 2, 2);
+    // Nobody may go on before the names are gone for good, however often it is tried.
+    for _ in 0..2 {
+        arm("dir.sync", 1, Fault::Eio);
+        assert!(streams.give_up_from(EpochNo(2)).is_err());
+        assert!(!disarm(), "the directory is synced");
+    }
+    streams.give_up_from(EpochNo(2)).unwrap();
+    assert!(!streams.has(EpochNo(2)) && streams.has(EpochNo(1)));
+}
+
 #[test]
 fn the_epochs_of_wal_are_remembered_when_the_streams_are_gone() {
     let dir = tempfile::tempdir().unwrap();
