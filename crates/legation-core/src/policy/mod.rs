@@ -18,7 +18,9 @@ mod writer;
 
 pub(crate) use refusal::hold;
 pub use refusal::{Class, Refusal, Rule};
-pub use state::{EpochState, FenceState, MarkState, OrderState, RegistryState, VersionState};
+pub use state::{
+    EpochState, FenceState, MarkState, OrderState, RegistryState, UnchangedState, VersionState,
+};
 
 use crate::attachments::{Attachments, fetch};
 use crate::id::{Generation, OrderId, RegistryId, Sha256, StateId, VersionNo};
@@ -41,8 +43,8 @@ pub struct State {
     orders: BTreeMap<OrderId, OrderState>,
     spent: BTreeSet<Generation>,
     session_keys: BTreeSet<Sha256>,
-    /// Statements by id. Of marks only each registry's last is here: they come every second, and an older one is
-    /// refused as going back.
+    /// Statements by id. Of marks, and of `unchanged`, only each registry's last is here: they come every second, and an
+    /// older one is refused as going back.
     logged: BTreeMap<Sha256, u64>,
     heads: Heads,
     last_received: Time,
@@ -107,6 +109,7 @@ pub(crate) enum Change {
     Epoch(Box<crate::statement::Epoch>),
     Commit(Box<crate::statement::Commit>),
     Mark(Box<crate::statement::Mark>),
+    Unchanged(Box<crate::statement::Unchanged>),
     Gap(Box<crate::statement::Gap>),
     Doubt(Box<crate::statement::Doubt>),
     Fence(Box<crate::statement::Fence>),
@@ -275,7 +278,8 @@ impl State {
             Statement::Order(it) => self.check_order(*it, signed, received, attachments)?,
             Statement::Epoch(it) => self.check_epoch(it, signed)?,
             Statement::Commit(it) => self.check_commit(it, signed)?,
-            Statement::Mark(it) => self.check_mark(it, signed)?,
+            Statement::Mark(it) => self.check_mark(it, signed, received)?,
+            Statement::Unchanged(it) => self.check_unchanged(it, signed, received)?,
             Statement::Gap(it) => self.check_gap(it, signed)?,
             Statement::Doubt(it) => self.check_doubt(it, signed)?,
             Statement::Fence(it) => self.check_fence(it, signed)?,
