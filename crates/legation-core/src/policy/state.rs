@@ -181,6 +181,12 @@ impl RegistryState {
     pub fn covered(&self) -> Option<Time> {
         let version = self.head();
         let mark = self.mark.as_ref().map(|m| m.mark.at.min(m.received));
+        // After a hole the log alone starts nothing until there is a new version.
+        let hole = self
+            .gaps
+            .last()
+            .filter(|(at, _)| version.is_some_and(|v| *at > v.index));
+        let mark = mark.map(|at| hole.map_or(at, |(_, gap)| at.min(gap.at)));
         let unchanged = self.unchanged.as_ref();
         let unchanged = unchanged.map(|u| u.unchanged.at.min(u.received));
         let captured = version.map(|v| v.commit.captured.min(v.received));

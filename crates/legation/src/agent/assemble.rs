@@ -206,6 +206,7 @@ impl Agent {
             kept: kept.clone(),
             signed: RefCell::new(None),
             board: self.board.clone(),
+            rpo: registry.rpo(),
             stop: stop.clone(),
         };
         let bulk = Bulk {

@@ -129,6 +129,12 @@ impl Board {
         change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// When a walk last found a registry as it is in its newest version.
+    pub fn looked(&self, name: &str) -> Option<u64> {
+        let status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        status.registries.get(name)?.unchanged_at
+    }
+
     /// A copy.
     pub fn get(&self) -> AgentStatus {
         self.status

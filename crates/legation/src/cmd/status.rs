@@ -226,8 +226,10 @@ fn at_desk(ctx: &Ctx) -> Result<Option<String>, Failure> {
         let head = registry.head();
         let captured = head.map(|head| head.commit.captured.millis());
         let mark = registry.mark.as_ref().map(|mark| &mark.mark);
-        let newest = mark.map(|mark| mark.at.millis()).max(captured);
-        let age_ms = newest.map(|newest| now_ms().saturating_sub(newest));
+        let covered = registry
+            .covered()
+            .map(legation_core::statement::Time::millis);
+        let age_ms = covered.map(|covered| now_ms().saturating_sub(covered));
         let version = head.map(|head| head.commit.version.0);
         let abroad = Abroad {
             registry: id.to_string(),

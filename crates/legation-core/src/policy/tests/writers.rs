@@ -474,6 +474,26 @@ fn a_mark_repeats_its_position_as_of_a_later_time() {
     let known = world.state.registry(registry(1)).unwrap();
     assert_eq!(known.covered(), Some(world.now));
     world.must(world.write(1, world.mark(1)));
+    // After a hole no mark counts further than the hole, until there is a new version.
+    let at = world.now.plus_millis(1);
+    let gap = Gap {
+        state: world.state.id(),
+        mandate: 1,
+        registry: registry(1),
+        term: Term(1),
+        timeline: None,
+        wal: None,
+        cause: Cause::SlotLost,
+        at,
+    };
+    world.must(world.write(1, gap));
+    world.now = world.now.plus_millis(60_000);
+    world.must(world.write(1, world.mark(1)));
+    let covered = |world: &World| world.state.registry(registry(1)).unwrap().covered();
+    assert_eq!(covered(&world), Some(at));
+    let captured = world.now;
+    world.must(world.write(1, world.commit(1)));
+    assert_eq!(covered(&world), Some(captured));
 }
 
 #[test]
