@@ -9,6 +9,7 @@
 
 mod embassy;
 mod heads;
+mod kept;
 mod query;
 mod quorum;
 mod refusal;
