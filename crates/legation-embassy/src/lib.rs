@@ -6,16 +6,19 @@
 //!
 //! `server` listens and knows peers by key; `http` turns requests into calls; `admit` gathers the facts outside the
 //! log that a statement depends on; `sequence` is the one place where a statement enters the log; `journal` is
-//! the one place where frames of live WAL are appended and acknowledged; `keep` holds the bytes.
+//! the one place where frames of live WAL are appended and acknowledged; `keep` holds the bytes; `metrics` counts, and
+//! `exposition` serves that to who watches this machine.
 
 mod admit;
 mod clock;
 mod config;
 mod error;
+pub mod exposition;
 mod hosted;
 mod http;
 mod journal;
 mod keep;
+mod metrics;
 mod sequence;
 mod server;
 

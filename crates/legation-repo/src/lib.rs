@@ -7,6 +7,7 @@ pub mod check;
 pub mod dir;
 pub mod durable;
 pub mod edge;
+pub mod folded;
 pub mod http;
 pub mod journal;
 pub mod log;

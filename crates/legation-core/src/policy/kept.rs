@@ -53,6 +53,12 @@ const SOURCES: [&str; 22] = [
     include_str!("../statement/word.rs"),
 ];
 
+/// The key for [`State::keep`] that comes of a machine's own secret.
+#[must_use]
+pub fn keep_key(secret: &[u8]) -> [u8; 32] {
+    blake3::derive_key("legation/v1/kept fold", secret)
+}
+
 /// The digest of the rules: bytes that were kept under others are not read.
 fn rules() -> Sha256 {
     let parts = SOURCES.map(str::as_bytes);

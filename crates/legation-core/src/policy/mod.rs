@@ -17,6 +17,7 @@ mod scope;
 mod state;
 mod writer;
 
+pub use kept::keep_key;
 pub(crate) use refusal::hold;
 pub use refusal::{Class, Refusal, Rule};
 pub use state::{

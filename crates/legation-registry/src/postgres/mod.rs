@@ -22,7 +22,7 @@ mod walfile;
 pub use base::{BaseOptions, BaseReport};
 pub use conn::Conn;
 pub use facts::Facts;
-pub use probe::{Finding, Probe, Severity, SlotState, probe};
+pub use probe::{Finding, Probe, SUPPORTED, Severity, SlotState, probe};
 pub use restore::{Plan, Serve, Target, TcpAuth, WalPiece, Window, prepare};
 pub use server::{Amcheck, Binaries, Replayed, RunAs, Server, Shutdown};
 pub use settle::Settled;

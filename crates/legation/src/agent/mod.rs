@@ -31,7 +31,9 @@ pub mod version;
 pub mod writer;
 
 mod assemble;
+mod metrics;
 mod prepare;
+mod trend;
 
 pub use assemble::run;
 

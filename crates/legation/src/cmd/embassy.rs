@@ -50,6 +50,7 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
         &serde_json::json!({
             "label": config.label,
             "states": server.states().iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "metrics_port": server.metrics_addr().map(|at| at.port()),
             "ports": server.local_addrs().iter().map(SocketAddr::port).collect::<Vec<_>>(),
         }),
     );
@@ -59,7 +60,7 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
 }
 
 /// Where it listens.
-pub(super) fn listen(config: &config::embassy::Embassy) -> Result<Vec<SocketAddr>, Failure> {
+pub(crate) fn listen(config: &config::embassy::Embassy) -> Result<Vec<SocketAddr>, Failure> {
     let mut listen = Vec::new();
     for address in &config.listen {
         let addresses = address.to_socket_addrs().map_err(|error| {
@@ -110,6 +111,10 @@ fn server_config(
         },
         states,
         limits: Limits::default(),
+        metrics: config::metrics_address(
+            config.metrics_listen.as_deref(),
+            config.metrics_beyond_loopback,
+        )?,
     })
 }
 

@@ -5,6 +5,7 @@ pub mod agent;
 pub mod capture;
 pub mod ceremony;
 pub mod config;
+pub mod doctor;
 pub mod dump;
 pub mod embassy;
 pub mod log;

@@ -4,11 +4,13 @@
 
 mod activation;
 mod agent;
+mod doctor;
 mod full;
 mod golden;
 mod hostile;
 mod house;
 mod kills;
+mod measured;
 mod refusals;
 mod release;
 mod rest;
