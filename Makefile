@@ -1,5 +1,5 @@
 # For people: `make demo` and `make test`. For everything else there is cargo.
-.PHONY: demo test
+.PHONY: demo test deny
 .SILENT:
 
 target := $(or $(CARGO_TARGET_DIR),target)
@@ -16,3 +16,9 @@ demo:
 test:
 	.ci/need
 	.ci/test
+
+# Licences, sources, bans and advisories of the dependencies (deny.toml). Apart from `make test`: building the tool takes
+# longer than the tests, and advisories need a network.
+deny:
+	command -v cargo-deny >/dev/null || cargo install --locked --quiet cargo-deny
+	cargo deny $(if $(OFFLINE),--offline) check

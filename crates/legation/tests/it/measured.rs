@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use legation_world::args;
 use legation_world::exposition::{self, Samples};
 use legation_world::fixtures::Registry;
+use legation_world::process::Daemon;
+use legation_world::world::World;
 use rustix::process::Signal;
 
 use crate::survive::{LONG, small};
@@ -58,6 +60,40 @@ fn listen(config: &Path) -> u16 {
     port
 }
 
+/// A role with its logs as JSON.
+fn role(world: &World, verb: &str, home: &str, config: &str) -> Daemon {
+    let config = world.path(config);
+    let mut command =
+        world
+            .legation
+            .command(args!["--log-format", "json", verb, "--config", config]);
+    let home = world.path(home);
+    command.current_dir(&home).env("HOME", &home);
+    let log = world.path(&format!("citizens/{verb}.log"));
+    Daemon::start(&format!("legation {verb}"), command, &log).expect("a role")
+}
+
+/// Every line is an object with the documented fields, and none says a word of these.
+fn lines_are_json_without(said: &str, words: &[String]) {
+    let mut lines = 0;
+    for line in said.lines().filter(|line| !line.is_empty()) {
+        let object: serde_json::Value =
+            serde_json::from_str(line).unwrap_or_else(|why| panic!("{why}: {line}"));
+        for field in ["timestamp", "level"] {
+            assert!(object[field].is_string(), "no {field}: {line}");
+        }
+        assert!(
+            object["fields"]["message"].is_string(),
+            "no message: {line}"
+        );
+        for word in words {
+            assert!(!line.contains(word.as_str()), "{word:?} in {line}");
+        }
+        lines += 1;
+    }
+    assert!(lines > 0, "nothing was logged");
+}
+
 /// The names in the first column of the documentation's tables.
 fn documented() -> BTreeSet<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operating/metrics.md");
@@ -80,11 +116,14 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 fn metrics_are_true_and_tell_no_name_abroad() {
     let mut world = small(63, &[Registry::Population, Registry::Gazette]);
     world.ceremony().expect("a ceremony");
-    let embassy = listen(&world.path("embassy/embassy.toml"));
     world.start_embassy().expect("an embassy");
+    world.stop_embassy().expect("stopped");
+    let embassy = listen(&world.path("embassy/embassy.toml"));
+    world.embassy = Some(role(&world, "embassy", "embassy", "embassy/embassy.toml"));
     world.start_home().expect("a home");
     let agent = listen(&world.path("home/agent/agent.toml"));
-    world.start_agent().expect("an agent");
+    let daemon = role(&world, "agent", "home", "home/agent/agent.toml");
+    world.agents.push(daemon);
     world.wait_protected(LONG).expect("versions");
 
     until("the agent is ready", || {
@@ -136,7 +175,7 @@ fn metrics_are_true_and_tell_no_name_abroad() {
         requests
             .iter()
             .any(|(labels, n)| labels["route"] == "statement"
-                && labels["code"] == "200"
+                && labels["code"] == "201"
                 && *n > 0.0),
         "{requests:?}"
     );
@@ -194,6 +233,23 @@ fn metrics_are_true_and_tell_no_name_abroad() {
         rustix::process::kill_process(pid, Signal::CONT).expect("goes on");
     }
     until("it is over", || lag() < 10.0);
+
+    // What they logged meanwhile, trouble included.
+    let port = fs::read_to_string(world.path("embassy/embassy.toml")).expect("a configuration");
+    let listen = port
+        .lines()
+        .find(|line| line.starts_with("listen = "))
+        .expect("listen");
+    let digits = |c: char| !c.is_ascii_digit();
+    let port = listen
+        .trim_end_matches(digits)
+        .rsplit(digits)
+        .next()
+        .expect("a port");
+    let address = format!("127.0.0.1:{port}");
+    assert!(listen.contains(&address));
+    lines_are_json_without(&world.agents[0].said(), &[address]);
+    lines_are_json_without(&world.embassy.as_ref().expect("an embassy").said(), &words);
 }
 
 #[test]

@@ -100,3 +100,55 @@ fn all_sources_of_the_fold_count_among_its_rules() {
         }
     }
 }
+
+/// How fast a long log of marks is folded, and how fast its kept state is read back. `LEGATION_MARKS` says how many there
+/// are: `LEGATION_MARKS=1000000 cargo test --release -p legation-core a_long_log -- --ignored --nocapture`.
+#[test]
+#[ignore = "takes minutes: it measures"]
+fn a_long_log_of_marks_is_folded_once() {
+    use crate::statement::Mark;
+    use std::time::Instant;
+    let marks = std::env::var("LEGATION_MARKS")
+        .ok()
+        .and_then(|n| n.parse().ok());
+    let marks: u64 = marks.unwrap_or(1_000_000);
+    let mut world = World::lived();
+    let first = world.mark(1);
+    let mut folding = std::time::Duration::ZERO;
+    for n in 0..marks {
+        let at = world.now.plus_millis(1000 * (n + 1));
+        let sequence = first.sequence + n;
+        let lsn = crate::id::Lsn(first.lsn.0 + n);
+        let signed = world.write(
+            1,
+            Mark {
+                sequence,
+                lsn,
+                at,
+                ..first.clone()
+            },
+        );
+        let leaf = Entry {
+            index: world.state.size(),
+            received: at,
+            signed,
+        }
+        .encode();
+        let began = Instant::now();
+        let entry = Entry::parse(&leaf).unwrap();
+        world.state.apply(&entry, &world.held).unwrap();
+        folding += began.elapsed();
+    }
+    let began = Instant::now();
+    let kept = world.state.keep(&KEY);
+    let keeping = began.elapsed();
+    let began = Instant::now();
+    let again = State::recall(&kept, &KEY).unwrap();
+    let recalling = began.elapsed();
+    assert_eq!(again.head(), world.state.head());
+    let rate = marks as f64 / folding.as_secs_f64();
+    println!(
+        "{marks} marks folded in {folding:?}, {rate:.0} a second; kept in {keeping:?} as {} bytes, read back in {recalling:?}",
+        kept.len()
+    );
+}
