@@ -1,5 +1,5 @@
 # For people: `make demo`, `make test`, `make sim` and `make fuzz`. For everything else there is cargo.
-.PHONY: demo test sim fuzz
+.PHONY: demo test sim fuzz deny
 .SILENT:
 
 target := $(or $(CARGO_TARGET_DIR),target)
@@ -26,3 +26,9 @@ test:
 sim:
 	cargo run --release --locked --quiet -p legation-sim --features hooks --bin sim -- \
 	  $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),10000) $(if $(FROM),--from $(FROM))) $(ARGS)
+
+# Licences, sources, bans and advisories of the dependencies (deny.toml). Apart from `make test`: building the tool takes
+# longer than the tests, and advisories need a network.
+deny:
+	command -v cargo-deny >/dev/null || cargo install --locked --quiet cargo-deny
+	cargo deny $(if $(OFFLINE),--offline) check

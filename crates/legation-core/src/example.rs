@@ -375,6 +375,19 @@ impl World {
         }
     }
 
+    /// Word that a registry's source is as its newest version has it.
+    pub fn unchanged(&self, n: u32) -> Unchanged {
+        let known = self.state.registry(registry(n)).expect("a registry");
+        Unchanged {
+            state: self.state.id(),
+            mandate: 1,
+            registry: registry(n),
+            term: known.term,
+            version: known.head().expect("a version").commit.version,
+            at: self.now,
+        }
+    }
+
     /// An order to start registries for reading and writing, valid for twelve hours from the founding.
     pub fn order(&self, name: &str, numbers: &[u32]) -> Order {
         let row = |n: &u32| self.scope(*n, Some(Target::EndOfWal));

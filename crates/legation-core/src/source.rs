@@ -3,6 +3,7 @@
 
 use crate::id::{Digest, Lsn, Timeline};
 use crate::manifest::Entry;
+use std::time::Duration;
 
 /// What went wrong on the other side of a seam; says whose error it is and keeps the cause.
 #[derive(Debug, thiserror::Error)]
@@ -204,6 +205,12 @@ pub trait WalSink {
     /// As [`WalSink::flush`].
     fn idle(&mut self) -> SourceResult<()> {
         Ok(())
+    }
+
+    /// The source says that its log ends at `end`. With `rested` it was so that long ago already, and all of it was given
+    /// to this sink: what the source had at that time is known to be here, although nothing came.
+    fn source_at(&mut self, end: Lsn, rested: Option<Duration>) {
+        let _ = (end, rested);
     }
 
     /// Whether the caller should finish at the next message boundary.

@@ -27,6 +27,8 @@ pub struct EmbassyConfig {
     pub states: Vec<HostedState>,
     /// Bounds.
     pub limits: Limits,
+    /// Where metrics are served, in the clear.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// The embassy's own keys: it can say what it saw, and open nothing.
@@ -102,6 +104,8 @@ pub struct Limits {
     pub statements: usize,
     /// Journal requests waiting for the committer of one state.
     pub appends: usize,
+    /// After how many new entries of a log what it comes to is kept anew, for the next start.
+    pub fold_every: u64,
     /// How long requests under way may take to finish when the embassy is told to stop.
     pub drain: Duration,
     /// When the operator last looked at the machine's clock and found it right: up to here it is believed even though
@@ -143,6 +147,7 @@ impl Default for Limits {
             queue_wait: Duration::from_secs(20),
             statements: 256,
             appends: 256,
+            fold_every: 4096,
             drain: Duration::from_secs(5),
             clock_checked: None,
         }

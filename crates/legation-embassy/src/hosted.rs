@@ -13,6 +13,7 @@ use legation_core::mandate::Role;
 use legation_core::policy::{OrderState, State};
 use legation_core::release::ReleaseHead;
 use legation_core::statement::{Mandate, Name, Signed, Statement, Time};
+use legation_repo::folded::Folded;
 use legation_repo::http::origin;
 use legation_repo::http::wire::StatusBody;
 use legation_repo::log::{DiskLog, LogReader};
@@ -26,6 +27,7 @@ use crate::error::EmbassyError;
 use crate::http::Refused;
 use crate::journal::Journals;
 use crate::keep::Keep;
+use crate::metrics::Counters;
 use crate::sequence::{self, Sequencer};
 
 /// All states, and what their clients share: memory and bounds.
@@ -41,6 +43,8 @@ pub struct Embassy {
     closed: BTreeMap<StateId, Mandate>,
     label: Name,
     since: Time,
+    /// What is counted for the operator.
+    pub counters: Counters,
 }
 
 /// One state.
@@ -111,7 +115,18 @@ impl Embassy {
             closed,
             label,
             since: now(),
+            counters: Counters::default(),
         })
+    }
+
+    /// This embassy's label.
+    pub fn label(&self) -> &str {
+        self.label.as_str()
+    }
+
+    /// When this process began.
+    pub fn since(&self) -> Time {
+        self.since
     }
 
     /// The states that are served.
@@ -371,6 +386,11 @@ impl Keys {
     ) -> Self {
         let signing = Arc::new(signing);
         Self { signing, log, tls }
+    }
+
+    /// Where what a state's log was folded to is kept, for this embassy alone.
+    pub fn folded(&self, dir: &StateDir) -> Folded {
+        Folded::new(&dir.root().join("fold"), &self.log[..])
     }
 
     /// The log's signer; every opening of a log takes its own.

@@ -72,6 +72,10 @@ pub fn router(embassy: Arc<Embassy>) -> Router {
         .nest("/v1/{state}", state)
         .fallback(async || Refused::not_found("such path"))
         .method_not_allowed_fallback(async || Refused::no_such_verb())
+        .layer(axum::middleware::from_fn_with_state(
+            embassy.clone(),
+            crate::metrics::counted,
+        ))
         .with_state(embassy);
     #[cfg(feature = "trace-requests")]
     let router = router.layer(axum::middleware::from_fn(trace::request));

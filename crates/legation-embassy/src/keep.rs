@@ -152,6 +152,12 @@ impl Keep {
         }
     }
 
+    /// Bytes that count against the quota; 0 without one.
+    pub fn used(&self) -> u64 {
+        let used = |q: &Quota| q.used.lock().map_or(q.limit, |used| *used);
+        self.quota.as_ref().map_or(0, used)
+    }
+
     /// Whether there is room for `size` more bytes of journals.
     pub fn journal_room(&self, size: u64) -> Result<(), Refused> {
         let quota = self.quota.as_ref().map_or(u64::MAX, |q| {

@@ -6,12 +6,14 @@
 //!
 //! `server` listens and knows peers by key; `http` turns requests into calls; `admit` gathers the facts outside the
 //! log that a statement depends on; `sequence` is the one place where a statement enters the log; `journal` is
-//! the one place where frames of live WAL are appended and acknowledged; `keep` holds the bytes.
+//! the one place where frames of live WAL are appended and acknowledged; `keep` holds the bytes; `metrics` counts, and
+//! `exposition` serves that to who watches this machine.
 
 mod admit;
 mod clock;
 mod config;
 mod error;
+pub mod exposition;
 mod hosted;
 mod http;
 mod journal;
@@ -19,6 +21,7 @@ mod keep;
 #[cfg(feature = "local")]
 #[doc(hidden)]
 pub mod local;
+mod metrics;
 mod sequence;
 mod server;
 

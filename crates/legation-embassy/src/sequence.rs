@@ -6,7 +6,7 @@
 //! anew, and whatever it then holds is what happened. A start does the same.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -17,6 +17,7 @@ use legation_core::policy::{Admission, Refusal, State};
 use legation_core::statement::{
     self, Entry, Fence, Order, Recipient, Signed, Statement, TermStep, Time,
 };
+use legation_repo::folded::Folded;
 use legation_repo::log::DiskLog;
 use legation_repo::store::StoreError;
 use tokio::sync::oneshot;
@@ -51,6 +52,7 @@ pub struct Sequencer {
     queue: SyncSender<Job>,
     wait: Duration,
     ready: Arc<AtomicBool>,
+    refused: Arc<AtomicU64>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -65,7 +67,8 @@ impl Sequencer {
         let (queue, jobs) = mpsc::sync_channel(site.limits.statements);
         let ready = Arc::new(AtomicBool::new(true));
         let wait = site.limits.queue_wait;
-        let mut writer = Writer::new(site, journals, log, keys, ready.clone());
+        let refused = Arc::new(AtomicU64::new(0));
+        let mut writer = Writer::new(site, journals, log, keys, ready.clone(), refused.clone());
         // Before anything is served: what an accepted order asked for is not delayed by a restart.
         writer.pay_fences();
         let thread = std::thread::Builder::new()
@@ -76,6 +79,7 @@ impl Sequencer {
             queue,
             wait,
             ready,
+            refused,
             thread: Mutex::new(Some(thread)),
         })
     }
@@ -118,6 +122,11 @@ impl Sequencer {
         self.ready.load(Ordering::Relaxed)
     }
 
+    /// Statements that the mandate did not allow, since this began.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
     /// Stops after what is queued.
     pub fn close(&self) {
         let _ = self.queue.send(Job::Stop);
@@ -143,7 +152,7 @@ pub fn recover(
         seconds(now),
     )?;
     if log.reader().size() > 0 {
-        let state = replay(keep, &log)?;
+        let state = replay(keep, &log, &keys.folded(keep.dir()))?;
         if now < state.last_received() {
             tracing::warn!(
                 state = %state.id(), %now, last = %state.last_received(),
@@ -162,8 +171,39 @@ pub fn recover(
     Ok((log, state))
 }
 
+/// Folds a log, from where it was folded to before if that holds. Then the root that comes of it is the signed one; in any
+/// doubt the whole log is folded.
+fn replay(keep: &Keep, log: &DiskLog, folded: &Folded) -> Result<State, EmbassyError> {
+    let reader = log.reader();
+    let recalled = folded.recall().filter(|state| {
+        state.id() == *keep.dir().state() && state.size() <= reader.size() && !admission_is_off()
+    });
+    if let Some(mut state) = recalled {
+        let from = state.size();
+        let mut goes_on = || -> Result<bool, EmbassyError> {
+            while state.size() < reader.size() {
+                for bytes in reader.entries(state.size()..reader.size())? {
+                    let Ok(entry) = Entry::parse(&bytes) else {
+                        return Ok(false);
+                    };
+                    if state.apply(&entry, keep).is_err() {
+                        return Ok(false);
+                    }
+                }
+            }
+            Ok(state.head().root == reader.checkpoint().root())
+        };
+        if goes_on()? {
+            tracing::info!(state = %state.id(), entries = state.size(), from, "the log is folded from where it was before");
+            return Ok(state);
+        }
+        tracing::warn!(state = %keep.dir().state(), "what was kept of the fold does not hold; the whole log is folded");
+    }
+    replay_whole(keep, log)
+}
+
 /// Folds a whole log. An entry that the mandate does not allow means that somebody else wrote it.
-fn replay(keep: &Keep, log: &DiskLog) -> Result<State, EmbassyError> {
+fn replay_whole(keep: &Keep, log: &DiskLog) -> Result<State, EmbassyError> {
     let reader = log.reader();
     let size = reader.size();
     let broken = |index: u64, why: String| EmbassyError::Log {
@@ -231,6 +271,11 @@ pub(crate) struct Writer {
     /// Refused orders that the log tells of, since when.
     told: (Moment, HashSet<Sha256>),
     ready: Arc<AtomicBool>,
+    /// Statements that were refused.
+    refused: Arc<AtomicU64>,
+    /// Where the fold is kept for the next start, and how many entries it had then.
+    folded: Folded,
+    kept: u64,
 }
 
 /// A batch on its way into the log.
@@ -247,8 +292,11 @@ impl Writer {
         log: DiskLog,
         keys: Arc<Keys>,
         ready: Arc<AtomicBool>,
+        refused: Arc<AtomicU64>,
     ) -> Self {
         let clock = Clock::start(site.fold().last_received(), site.limits.clock_checked);
+        let folded = keys.folded(site.keep.dir());
+        let kept = site.fold().size();
         Self {
             site,
             journals,
@@ -257,6 +305,9 @@ impl Writer {
             log: Some(log),
             told: (Moment::now(), HashSet::new()),
             ready,
+            refused,
+            folded,
+            kept,
         }
     }
 
@@ -323,6 +374,7 @@ impl Writer {
                     if let Some(order) = order {
                         self.tell(&mut batch, order, &refusal);
                     }
+                    self.refused.fetch_add(1, Ordering::Relaxed);
                     turned_away.push((refusal, reply));
                 }
             }
@@ -403,6 +455,7 @@ impl Writer {
         match log.append(&batch.entries, seconds(hosted::now())) {
             Ok(_) => {
                 self.site.publish(batch.state);
+                self.keep_fold();
                 Ok(())
             }
             Err(error) => {
@@ -417,6 +470,18 @@ impl Writer {
         }
     }
 
+    /// Keeps what the log comes to, now and then: the next start is then short. Nothing depends on it.
+    fn keep_fold(&mut self) {
+        let fold = self.site.fold();
+        if fold.size() < self.kept.saturating_add(self.site.limits.fold_every) {
+            return;
+        }
+        self.kept = fold.size();
+        if let Err(error) = self.folded.keep(&fold) {
+            tracing::warn!(%error, "what the log comes to could not be kept; the next start takes longer");
+        }
+    }
+
     /// After a failed write: whatever the log holds now is what happened.
     fn reopen(&mut self) -> Result<(), EmbassyError> {
         let fold = self.site.fold();
@@ -428,7 +493,7 @@ impl Writer {
             self.keys.log_signer()?,
             seconds(hosted::now()),
         )?;
-        let state = replay(&self.site.keep, &log)?;
+        let state = replay(&self.site.keep, &log, &self.folded)?;
         self.site.replace_log(log.reader());
         self.site.publish(state);
         self.log = Some(log);

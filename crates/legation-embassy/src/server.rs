@@ -24,8 +24,10 @@ use tower::ServiceExt as _;
 
 use crate::config::{EmbassyConfig, Limits};
 use crate::error::EmbassyError;
+use crate::exposition::Listener;
 use crate::hosted::Embassy;
 use crate::http::{self, Peer};
+use crate::metrics::count;
 
 /// Largest head of a request: paths are short and no cookies are spoken.
 const MAX_HEADERS: u32 = 16 << 10;
@@ -69,6 +71,7 @@ impl EmbassyServer {
             .map(|l| l.local_addr().map_err(cannot_listen(0)))
             .collect::<Result<Vec<_>, _>>()?;
         let identity = config.identity.tls.clone();
+        let metrics = config.metrics;
         let embassy = Arc::new(Embassy::open(config)?);
         let identity = identity
             .naming(&embassy.configured())
@@ -101,7 +104,11 @@ impl EmbassyServer {
             };
             runtime.spawn(accept(listener, gate.clone()));
         }
+        let metrics = metrics
+            .map(|at| Listener::start(at, embassy.clone()).map_err(cannot_listen(at.port())))
+            .transpose()?;
         Ok(EmbassyHandle {
+            metrics,
             addresses,
             embassy,
             stop,
@@ -113,6 +120,8 @@ impl EmbassyServer {
 
 /// A running embassy. Dropping it stops it at once, which loses nothing that was acknowledged.
 pub struct EmbassyHandle {
+    /// Serves metrics until it is dropped.
+    metrics: Option<Listener>,
     addresses: Vec<SocketAddr>,
     embassy: Arc<Embassy>,
     stop: watch::Sender<bool>,
@@ -129,6 +138,11 @@ impl EmbassyHandle {
     /// All addresses that are listened on.
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Where metrics are served.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref().map(Listener::local_addr)
     }
 
     /// The states that are served.
@@ -234,12 +248,18 @@ async fn accept(listener: TcpListener, gate: Arc<Gate>) {
         // Until a peer has shown a known key it has a place among the handshakes only. Beyond their bound a connection
         // is closed rather than queued: waiting peers would only time out.
         let Ok(place) = gate.handshakes.clone().try_acquire_owned() else {
+            count(&gate.embassy.counters.beyond);
             continue;
         };
         let gate = gate.clone();
         tokio::spawn(async move {
             let greeted = greet(stream, &gate).await;
             drop(place);
+            let counters = &gate.embassy.counters;
+            count(match greeted {
+                Some(_) => &counters.greeted,
+                None => &counters.strangers,
+            });
             if let Some((stream, peer)) = greeted {
                 converse(stream, peer, &gate).await;
             }
@@ -278,6 +298,7 @@ async fn greet(stream: TcpStream, gate: &Gate) -> Option<(TlsStream<TcpStream>, 
 
 async fn converse(stream: TlsStream<TcpStream>, peer: Peer, gate: &Gate) {
     let Some(_place) = gate.place_of(peer.key) else {
+        count(&gate.embassy.counters.beyond);
         tracing::debug!("a connection beyond its bound is closed");
         return;
     };

@@ -8,6 +8,7 @@ pub mod dir;
 pub mod disk;
 pub mod durable;
 pub mod edge;
+pub mod folded;
 pub mod http;
 pub mod journal;
 pub mod log;

@@ -7,6 +7,7 @@
 pub mod auditor;
 pub mod cli;
 pub mod error;
+pub mod exposition;
 pub mod fixtures;
 pub mod journal;
 pub mod keytry;

@@ -97,6 +97,8 @@ pub enum Verb {
     Log(cmd::log::Args),
     /// Check and show configuration
     Config(cmd::config::Args),
+    /// Look for what commonly goes wrong, and say what mends it
+    Doctor(cmd::doctor::Args),
 }
 
 /// Runs the program on these arguments (the first is its name).
@@ -146,6 +148,7 @@ fn dispatch(cli: Cli, out: Output) -> Result<(), Failure> {
         Verb::Verify(args) => cmd::verify::run(args, &ctx),
         Verb::Log(args) => cmd::log::run(args, &ctx),
         Verb::Config(args) => cmd::config::run(args, &ctx),
+        Verb::Doctor(args) => cmd::doctor::run(args, &ctx),
     }
 }
 

@@ -15,6 +15,7 @@ use crate::charter::Charter;
 use crate::config::person::Person;
 use crate::ctx::Ctx;
 use crate::exit::{Code, Failure};
+use crate::identity::{Identity, Role};
 use crate::ledger::Ledger;
 use crate::officers::names::Names;
 use crate::watch::Watch;
@@ -130,7 +131,11 @@ fn named(leaf: &[u8]) -> Option<Sha256> {
 
 fn pull(client: &Client, person: &Person, charter: &Charter, ctx: &Ctx) -> Result<Ledger, Failure> {
     let watch = ctx.watch("log", "entries");
-    let ledger = mirror(client, &mirror_path(person, charter), &watch)?;
+    let dir = mirror_path(person, charter);
+    let folded = Identity::load(&person.identity.file, Role::Client)?.folded(&dir);
+    let recalled = folded.recall();
+    let copy = copy(client, &dir, recalled.as_ref().map_or(0, State::size))?;
+    let ledger = Ledger::resume(copy, recalled, &folded, &watch)?;
     if ledger.state.id() != charter.state {
         return Err(Failure::new(
             Code::Refused,

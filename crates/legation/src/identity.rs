@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use legation_core::id::Sha256;
 use legation_core::keys::SigningKey;
 use legation_core::log::LogSigner;
+use legation_repo::folded::Folded;
 use legation_repo::http::TlsIdentity;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -211,6 +212,11 @@ impl Identity {
     /// Code 12 when this identity has none.
     pub fn log_seed(&self) -> Result<Zeroizing<[u8; 64]>, Failure> {
         self.log.clone().ok_or_else(|| self.lacks("signs logs"))
+    }
+
+    /// Where what a copy of a log was folded to is kept, beside it, for this identity alone.
+    pub fn folded(&self, log: &Path) -> Folded {
+        Folded::new(&log.with_extension("fold"), &self.tls)
     }
 
     /// The secret that is mixed into every epoch root.

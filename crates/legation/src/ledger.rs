@@ -10,10 +10,14 @@ use legation_core::log::{Checkpoint, LogVerifier};
 use legation_core::policy::{Refusal, Rule, State};
 use legation_core::replay::replay;
 use legation_core::statement::{Entry, Name};
+use legation_repo::folded::Folded;
 use legation_repo::log::Mirror;
 
 use crate::exit::{Code, Failure};
 use crate::watch::Watch;
+
+/// After how many new entries a replay is kept anew: writing it costs about as much as folding these.
+const KEEP_EVERY: u64 = 1000;
 
 /// A mirror whose checkpoint is signed by the log's key, and the state that its entries fold to.
 pub struct Ledger {
@@ -61,6 +65,38 @@ impl Ledger {
         Self::replay(mirror, watch).map_err(|failure| failure.during(dir.display()))
     }
 
+    /// As [`Ledger::replay`], from what was kept of an earlier replay, if that holds: then only what is new is folded. What
+    /// it comes to is kept in turn.
+    ///
+    /// # Errors
+    /// As [`Ledger::open`].
+    pub fn resume(
+        mirror: Mirror,
+        recalled: Option<State>,
+        folded: &Folded,
+        watch: &Watch,
+    ) -> Result<Self, Failure> {
+        let before = recalled.as_ref().map_or(0, State::size);
+        let state = match recalled {
+            Some(state) if before <= mirror.size() => go_on(&mirror, state, watch)?,
+            _ => None,
+        };
+        let ledger = match state {
+            Some(state) => {
+                let replayed = state.size();
+                Self::signed(mirror, state, replayed, Vec::new())?
+            }
+            None => Self::replay(mirror, watch)?,
+        };
+        if ledger.bad.is_empty() && ledger.mirror.size().abs_diff(before) >= KEEP_EVERY {
+            // Without it the next one only takes longer.
+            if let Err(why) = folded.keep(&ledger.state) {
+                tracing::debug!("{why}");
+            }
+        }
+        Ok(ledger)
+    }
+
     /// Verifies and replays an open mirror.
     ///
     /// # Errors
@@ -92,6 +128,17 @@ impl Ledger {
                 format!("the first entry founds no state: {why}"),
             ));
         };
+        let replayed = report.applied + report.repeated;
+        Self::signed(mirror, state, replayed, report.refused)
+    }
+
+    /// Checks that the log's own key signed what was replayed.
+    fn signed(
+        mirror: Mirror,
+        state: State,
+        replayed: u64,
+        bad: Vec<(u64, Refusal)>,
+    ) -> Result<Self, Failure> {
         // This version keeps a state at one embassy, so its mandate names one.
         let row = state
             .mandate()
@@ -106,8 +153,6 @@ impl Ledger {
         let key =
             LogVerifier::decode(key).map_err(|why| Failure::new(Code::VerificationFailed, why))?;
         let checkpoint = mirror.verify(&origin(&state.id(), &row.label), &key)?;
-        let bad = report.refused;
-        let replayed = report.applied + report.repeated;
         Ok(Self {
             mirror,
             state,
@@ -182,6 +227,26 @@ impl Ledger {
             .hint("keep this copy: it is evidence; `legation log verify` names every one")),
         }
     }
+}
+
+/// Folds what a mirror has beyond a kept state. `None` when the two do not belong together, or something is refused: then
+/// all of it is replayed, and told.
+fn go_on(mirror: &Mirror, mut state: State, watch: &Watch) -> Result<Option<State>, Failure> {
+    let from = state.size();
+    watch.total(mirror.size() - from);
+    for leaf in mirror.entries(from) {
+        watch.add(1);
+        watch.go_on()?;
+        let Ok(entry) = Entry::parse(&leaf?) else {
+            return Ok(None);
+        };
+        if state.apply(&entry, &MirrorAttachments(mirror)).is_err() {
+            return Ok(None);
+        }
+    }
+    watch.finish();
+    let (head, is) = (mirror.head(), state.head());
+    Ok(((head.size, head.root) == (is.size, is.root)).then_some(state))
 }
 
 /// The origin of an embassy's log: `<state>/<label>`.

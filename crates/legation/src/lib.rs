@@ -11,6 +11,7 @@ pub mod config;
 pub mod convert;
 pub mod ctx;
 pub mod desk;
+pub mod doctor;
 pub mod exit;
 pub mod harden;
 pub mod identity;

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use legation_repo::folded::Folded;
 use legation_repo::http::{Client, ClientError, ClientOptions};
 use legation_repo::log::Mirror;
 
@@ -66,11 +67,17 @@ pub fn of_person(person: &Person) -> Result<(Client, Charter), Failure> {
     Ok((client, charter))
 }
 
-/// The embassy's whole log, copied to `dir`, verified against the pinned checkpoint, and replayed.
+/// The embassy's whole log, copied to `dir`, verified against the pinned checkpoint, and replayed, from where it was
+/// `folded` to before.
 ///
 /// # Errors
 /// Code 4 when it does not verify; code 10 when the embassy does not answer.
-pub fn ledger(client: &Client, dir: &Path, watch: &Watch) -> Result<Ledger, Failure> {
+pub fn ledger(
+    client: &Client,
+    dir: &Path,
+    folded: &Folded,
+    watch: &Watch,
+) -> Result<Ledger, Failure> {
     client.checkpoint()?;
     let mirror = Mirror::update(dir, &client.log_files(), &client.trust().believed())?;
     for digest in client.attachments()? {
@@ -78,7 +85,7 @@ pub fn ledger(client: &Client, dir: &Path, watch: &Watch) -> Result<Ledger, Fail
             mirror.put_attachment(&client.get_attachment(&digest)?)?;
         }
     }
-    let ledger = Ledger::replay(mirror, watch)?;
+    let ledger = Ledger::resume(mirror, folded.recall(), folded, watch)?;
     if ledger.state.id() != client.state() {
         return Err(Failure::new(
             Code::VerificationFailed,

@@ -152,6 +152,7 @@ pub fn samples() -> Vec<Statement> {
         .into(),
         world.commit(1).into(),
         world.mark(1).into(),
+        world.unchanged(3).into(),
         gap.into(),
         doubt.into(),
         flagged.into(),

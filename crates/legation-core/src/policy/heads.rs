@@ -3,6 +3,8 @@
 //! Leaf hashes and receive times of the newest entries are kept, and one hash and one time per full tile of 256 for all
 //! older ones, so that ten million entries cost less than two megabytes.
 
+use crate::codec::{Put, Reader};
+use crate::error::FormatError;
 use crate::id::Sha256;
 use crate::statement::Time;
 use std::collections::VecDeque;
@@ -59,6 +61,50 @@ impl Heads {
         if self.recent.len() >= RECENT + WIDTH as usize {
             self.recent.drain(..WIDTH as usize);
         }
+    }
+
+    /// As bytes, for a state that is kept.
+    pub(super) fn put(&self, out: &mut Vec<u8>) {
+        let Self {
+            size,
+            tiles,
+            recent,
+        } = self;
+        out.put_u64(*size).put_u64(tiles.len() as u64);
+        for Tile { hash, began } in tiles {
+            out.put(&hash.0).put_u64(began.millis());
+        }
+        out.put_u64(recent.len() as u64);
+        for Leaf { hash, received } in recent {
+            out.put(&hash.0).put_u64(received.millis());
+        }
+    }
+
+    /// Reads what [`Heads::put`] wrote.
+    pub(super) fn take(from: &mut Reader<'_>) -> Result<Self, FormatError> {
+        let pair = |from: &mut Reader<'_>| {
+            let (hash, at) = (Sha256(from.array()?), from.u64()?);
+            let at =
+                Time::from_millis(at).ok_or_else(|| from.malformed("a time that cannot be"))?;
+            Ok((hash, at))
+        };
+        let mut heads = Self {
+            size: from.u64()?,
+            ..Self::default()
+        };
+        for _ in 0..from.u64()? {
+            let (hash, began) = pair(from)?;
+            heads.tiles.push(Tile { hash, began });
+        }
+        for _ in 0..from.u64()? {
+            let (hash, received) = pair(from)?;
+            heads.recent.push_back(Leaf { hash, received });
+        }
+        if heads.tiles.len() as u64 != heads.size / WIDTH || heads.recent.len() as u64 > heads.size
+        {
+            return Err(from.malformed("its hashes are not of its size"));
+        }
+        Ok(heads)
     }
 
     /// When the entry with this index was received; `None` where [`Self::root_at`] of the same number has none, and for

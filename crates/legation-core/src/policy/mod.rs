@@ -9,6 +9,7 @@
 
 mod embassy;
 mod heads;
+mod kept;
 mod query;
 mod quorum;
 mod refusal;
@@ -17,11 +18,13 @@ mod stage;
 mod state;
 mod writer;
 
+pub use kept::keep_key;
 pub(crate) use refusal::hold;
 pub use refusal::{Class, Refusal, Rule};
 pub use stage::{Evidence, Promise, ProofState, Stage, Standing};
 pub use state::{
-    Closed, EpochState, FenceState, MarkState, OrderState, RegistryState, VersionState,
+    Closed, EpochState, FenceState, MarkState, OrderState, RegistryState, UnchangedState,
+    VersionState,
 };
 
 use crate::attachments::{Attachments, fetch};
@@ -45,8 +48,8 @@ pub struct State {
     orders: BTreeMap<OrderId, OrderState>,
     spent: BTreeSet<Generation>,
     session_keys: BTreeSet<Sha256>,
-    /// Statements by id. Of marks only each registry's last is here: they come every second, and an older one is
-    /// refused as going back.
+    /// Statements by id. Of marks, and of `unchanged`, only each registry's last is here: they come every second, and an
+    /// older one is refused as going back.
     logged: BTreeMap<Sha256, u64>,
     heads: Heads,
     last_received: Time,
@@ -111,6 +114,7 @@ pub(crate) enum Change {
     Epoch(Box<crate::statement::Epoch>),
     Commit(Box<crate::statement::Commit>),
     Mark(Box<crate::statement::Mark>),
+    Unchanged(Box<crate::statement::Unchanged>),
     Gap(Box<crate::statement::Gap>),
     Doubt(Box<crate::statement::Doubt>),
     Fence(Box<crate::statement::Fence>),
@@ -279,7 +283,8 @@ impl State {
             Statement::Order(it) => self.check_order(*it, signed, received, attachments)?,
             Statement::Epoch(it) => self.check_epoch(it, signed)?,
             Statement::Commit(it) => self.check_commit(it, signed)?,
-            Statement::Mark(it) => self.check_mark(it, signed)?,
+            Statement::Mark(it) => self.check_mark(it, signed, received)?,
+            Statement::Unchanged(it) => self.check_unchanged(it, signed, received)?,
             Statement::Gap(it) => self.check_gap(it, signed)?,
             Statement::Doubt(it) => self.check_doubt(it, signed)?,
             Statement::Fence(it) => self.check_fence(it, signed)?,

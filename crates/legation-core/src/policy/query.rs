@@ -60,7 +60,7 @@ impl State {
         self.last_received
     }
 
-    /// The entry that a statement came with. Of marks only each registry's last is known.
+    /// The entry that a statement came with. Of marks, and of `unchanged`, only each registry's last is known.
     #[must_use]
     pub fn logged(&self, statement: &Sha256) -> Option<u64> {
         self.logged.get(statement).copied()

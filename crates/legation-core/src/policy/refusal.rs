@@ -111,7 +111,7 @@ rules! {
     RetentionClass = 26, Mandate;
     /// A commit or mark names epochs that are logged.
     EpochsLogged = 27, Mandate;
-    /// A stream's marks only go forward, and a stream that was left stays left.
+    /// What is said of how far a registry is covered only goes forward, and a stream that was left stays left.
     Forward = 28, Mandate;
     /// A commit's, gap's or fence's fields fit each other.
     Fields = 29, Mandate;

@@ -8,7 +8,7 @@ use crate::id::{
 };
 use crate::statement::{
     Commit, Doubt, EpochSet, Fence, Gap, Mark, Name, Order, Recipient, RegistryRow, Report,
-    SealCause, Session, Step, Time,
+    SealCause, Session, Step, Time, Unchanged,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,6 +27,8 @@ pub struct RegistryState {
     pub versions: Vec<VersionState>,
     /// Its newest mark.
     pub mark: Option<MarkState>,
+    /// When its source was last found to be as its newest version.
+    pub unchanged: Option<UnchangedState>,
     /// Its fences, oldest first.
     pub fences: Vec<FenceState>,
     /// Holes, with the index of the entry that told of them.
@@ -104,6 +106,19 @@ impl MarkState {
     pub fn at(&self) -> Time {
         self.mark.at.min(self.received)
     }
+}
+
+/// The newest word that a registry's source is as its newest version has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnchangedState {
+    /// Digest of the statement.
+    pub id: Sha256,
+    /// What it says.
+    pub unchanged: Unchanged,
+    /// Its entry.
+    pub index: u64,
+    /// When the embassy received it.
+    pub received: Time,
 }
 
 /// A fence.
@@ -194,6 +209,25 @@ impl RegistryState {
             .filter(move |(_, doubt)| doubt.version == Some(version))
     }
 
+    /// As of when everything that the source had is covered by what is abroad: by its newest mark, by the last look that
+    /// found nothing changed, or by its newest version. No claim of a writer's clock counts beyond the time at which the
+    /// embassy received it.
+    #[must_use]
+    pub fn covered(&self) -> Option<Time> {
+        let version = self.head();
+        let mark = self.mark.as_ref().map(|m| m.mark.at.min(m.received));
+        // After a hole the log alone starts nothing until there is a new version.
+        let hole = self
+            .gaps
+            .last()
+            .filter(|(at, _)| version.is_some_and(|v| *at > v.index));
+        let mark = mark.map(|at| hole.map_or(at, |(_, gap)| at.min(gap.at)));
+        let unchanged = self.unchanged.as_ref();
+        let unchanged = unchanged.map(|u| u.unchanged.at.min(u.received));
+        let captured = version.map(|v| v.commit.captured.min(v.received));
+        mark.max(unchanged).max(captured)
+    }
+
     pub(super) fn new(row: RegistryRow) -> Self {
         Self {
             term: Term(1),
@@ -202,6 +236,7 @@ impl RegistryState {
             epochs: Vec::new(),
             versions: Vec::new(),
             mark: None,
+            unchanged: None,
             fences: Vec::new(),
             gaps: Vec::new(),
             doubts: Vec::new(),
@@ -275,14 +310,16 @@ impl State {
         index: u64,
         received: Time,
     ) -> Vec<Effect> {
-        if let Change::Mark(mark) = &change {
-            let before = self
-                .registries
-                .get(&mark.registry)
-                .and_then(|r| r.mark.as_ref());
-            if let Some(before) = before.map(|m| m.id) {
-                self.logged.remove(&before);
+        let known = |registry| self.registries.get(registry);
+        let before = match &change {
+            Change::Mark(it) => known(&it.registry).and_then(|r| Some(r.mark.as_ref()?.id)),
+            Change::Unchanged(it) => {
+                known(&it.registry).and_then(|r| Some(r.unchanged.as_ref()?.id))
             }
+            _ => None,
+        };
+        if let Some(before) = before {
+            self.logged.remove(&before);
         }
         self.logged.insert(id, index);
         match change {
@@ -317,6 +354,14 @@ impl State {
                 r.mark = Some(MarkState {
                     id,
                     mark: *it,
+                    index,
+                    received,
+                });
+            }),
+            Change::Unchanged(it) => self.with(it.registry, |r| {
+                r.unchanged = Some(UnchangedState {
+                    id,
+                    unchanged: *it,
                     index,
                     received,
                 });

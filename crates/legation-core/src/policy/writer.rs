@@ -4,8 +4,14 @@ use super::{Change, Refusal, RegistryState, Rule, State, hold};
 use crate::id::{Digest, EpochNo, Generation, RegistryId, Sha256, StateId, Term, Timeline};
 use crate::order::MAX_VERSION_EPOCHS;
 use crate::slip::SlipHeader;
-use crate::statement::{Cause, Commit, Doubt, Epoch, Gap, Mark, Name, Signed, WalRange};
+use crate::statement::{
+    Cause, Commit, Doubt, Epoch, Gap, Mark, Name, Signed, Time, Unchanged, WalRange,
+};
 use crate::suite::SUITE;
+
+/// Least time between two statements that tell of nothing new, by the embassy's clock: a source that rests says so
+/// every few seconds at most, and one that lies must not fill the log faster than one that works.
+pub const REPEAT_AFTER_MS: u64 = 500;
 
 impl State {
     /// State, mandate, signature, registry, term, writer: what every writer's statement must have right.
@@ -173,11 +179,24 @@ impl State {
         Ok(Change::Commit(it))
     }
 
-    pub(super) fn check_mark(&self, it: Box<Mark>, signed: &Signed) -> Result<Change, Refusal> {
+    pub(super) fn check_mark(
+        &self,
+        it: Box<Mark>,
+        signed: &Signed,
+        received: Time,
+    ) -> Result<Change, Refusal> {
         let registry = self.check_writer((it.state, it.mandate), it.registry, it.term, signed)?;
         check_epoch_logged(registry, it.epoch)?;
-        if let Some(last) = registry.mark.as_ref().map(|m| &m.mark) {
-            if last.stream == it.stream {
+        if let Some(known) = &registry.mark {
+            let last = &known.mark;
+            let same = Mark {
+                at: last.at,
+                ..(*it).clone()
+            };
+            if same == *last {
+                // The source rests: nothing but the time goes on.
+                check_repeat((last.at, it.at), (known.received, received))?;
+            } else if last.stream == it.stream {
                 let forward = it.sequence > last.sequence
                     && it.lsn >= last.lsn
                     && it.timeline == last.timeline
@@ -202,6 +221,27 @@ impl State {
             }
         }
         Ok(Change::Mark(it))
+    }
+
+    pub(super) fn check_unchanged(
+        &self,
+        it: Box<Unchanged>,
+        signed: &Signed,
+        received: Time,
+    ) -> Result<Change, Refusal> {
+        let registry = self.check_writer((it.state, it.mandate), it.registry, it.term, signed)?;
+        let head = registry.head().map(|head| head.commit.version);
+        hold!(
+            head == Some(it.version),
+            Forward,
+            "{} is not the newest version of {}: look at the source again, against that one",
+            it.version,
+            it.registry
+        );
+        if let Some(last) = &registry.unchanged {
+            check_repeat((last.unchanged.at, it.at), (last.received, received))?;
+        }
+        Ok(Change::Unchanged(it))
     }
 
     pub(super) fn check_gap(&self, it: Box<Gap>, signed: &Signed) -> Result<Change, Refusal> {
@@ -236,6 +276,24 @@ impl State {
         );
         Ok(Change::Doubt(it))
     }
+}
+
+/// Whether what tells of nothing new may follow the one before it: it says a later time, and does not come too soon.
+fn check_repeat(
+    (said, says): (Time, Time),
+    (before, received): (Time, Time),
+) -> Result<(), Refusal> {
+    hold!(
+        says > said,
+        Forward,
+        "nothing is new since {said}, and {says} is not after it"
+    );
+    hold!(
+        received.millis().saturating_sub(before.millis()) >= REPEAT_AFTER_MS,
+        Forward,
+        "nothing is new, and less than {REPEAT_AFTER_MS} ms have passed since that was said: wait"
+    );
+    Ok(())
 }
 
 fn check_suite(suite: u16) -> Result<(), Refusal> {

@@ -278,7 +278,7 @@ kinds! {
         captured: Time,
     }
 
-    /// How far a stream has come; written every second or so.
+    /// How far a stream has come; written every second or so while it grows, now and then while nothing comes.
     Mark = "mark", Writer, MAX_TEXT {
         /// Whose.
         state: StateId,
@@ -300,7 +300,23 @@ kinds! {
         timeline: Timeline,
         /// The position after its last byte.
         lsn: Lsn,
-        /// When, by the agent's clock.
+        /// As of when, by the agent's clock: all that the source had then is covered.
+        at: Time,
+    }
+
+    /// The source was looked at again and is as the newest version has it.
+    Unchanged = "unchanged", Writer, MAX_TEXT {
+        /// Whose.
+        state: StateId,
+        /// Sequence of the mandate.
+        mandate: u32,
+        /// Of which registry.
+        registry: RegistryId,
+        /// In which term.
+        term: Term,
+        /// The newest version.
+        version: VersionNo,
+        /// When the look began, by the agent's clock.
         at: Time,
     }
 

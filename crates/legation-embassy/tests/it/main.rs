@@ -3,6 +3,7 @@
 mod check;
 #[cfg(feature = "faults")]
 mod faults;
+mod folded;
 mod journals;
 mod objects;
 mod orders;

@@ -154,6 +154,7 @@ impl World {
                 quota: None,
             }],
             limits: Limits::default(),
+            metrics: None,
         }
     }
 
@@ -175,6 +176,7 @@ impl World {
             reserve: self.reserve,
             states: vec![hosted(&self.one), hosted(&self.two)],
             limits: self.limits,
+            metrics: Some("127.0.0.1:0".parse().unwrap()),
         }
     }
 
@@ -210,6 +212,16 @@ impl World {
 
     pub fn address(&self) -> SocketAddr {
         self.embassy.as_ref().unwrap().local_addr().unwrap()
+    }
+
+    /// Where metrics are served.
+    pub fn metrics(&self) -> SocketAddr {
+        self.embassy.as_ref().unwrap().metrics_addr().unwrap()
+    }
+
+    /// The desk of the other state.
+    pub fn two(&self) -> Client {
+        self.client(&self.two, &self.two.desk)
     }
 
     pub fn client(&self, state: &Founded, identity: &TlsIdentity) -> Client {

@@ -33,7 +33,7 @@ pub use conn::Conn;
 pub use facts::Facts;
 pub use lineage::{Lineage, Place, lineage};
 pub use pages::Damage;
-pub use probe::{Finding, Probe, Severity, SlotState, probe};
+pub use probe::{Finding, Probe, SUPPORTED, Severity, SlotState, probe};
 pub use restore::{Plan, Serve, Target, TcpAuth, WalPiece, Window, prepare};
 pub use server::{Amcheck, Binaries, Replayed, RunAs, Server, Shutdown};
 pub use settle::Settled;

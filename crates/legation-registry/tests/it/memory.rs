@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use legation_core::id::{Lsn, Timeline};
 use legation_core::manifest::{Entry, EntryKind};
@@ -89,6 +89,8 @@ pub struct MemoryWal {
     pub flush_ms: Arc<AtomicU64>,
     /// `flush` keeps nothing: it goes on returning what it returned before.
     pub withhold: Arc<AtomicBool>,
+    /// What the source said of its end: where, and as of when nothing lay beyond.
+    pub rested: Arc<Mutex<Vec<(Lsn, Instant)>>>,
 }
 
 #[derive(Default)]
@@ -177,6 +179,12 @@ impl WalSink for MemoryWal {
             kept.flushes += 1;
         }
         Ok(kept.end())
+    }
+    fn source_at(&mut self, end: Lsn, rested: Option<Duration>) {
+        if let Some(ago) = rested {
+            let since = Instant::now() - ago;
+            self.rested.lock().unwrap().push((end, since));
+        }
     }
     fn stop(&self) -> bool {
         self.stop.load(Ordering::SeqCst)

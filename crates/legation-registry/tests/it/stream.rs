@@ -180,6 +180,70 @@ fn flushing_is_grouped_and_reported_to_the_server() {
     );
 }
 
+/// What was written before the moment as of which a source is said to rest is never missing; and a server that does not
+/// answer does not rest.
+#[test]
+fn a_server_that_rests_says_so_and_never_too_early() {
+    let cluster = Cluster::new(&[]);
+    cluster.tables();
+    let (wal, options) = cluster.begin();
+    let receiver = cluster.receive(&wal, options);
+    let claims = || wal.rested.lock().unwrap().clone();
+    let mut flushed = Vec::new();
+    for round in 0u64..60 {
+        cluster.sql("create table if not exists beats (n int); insert into beats values (1)");
+        let end: Lsn = cluster
+            .sql("select pg_current_wal_flush_lsn()")
+            .parse()
+            .unwrap();
+        flushed.push((end, Instant::now()));
+        std::thread::sleep(Duration::from_millis(round * 37 % 101));
+    }
+    let last = flushed.last().unwrap().1;
+    let patience = Instant::now() + Duration::from_secs(60);
+    while !claims().iter().any(|(_, since)| *since > last) {
+        assert!(
+            Instant::now() < patience,
+            "a server at rest does not say so: {:?}",
+            claims()
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    for (end, since) in claims() {
+        let missing = flushed.iter().find(|(lsn, at)| *at <= since && *lsn > end);
+        assert_eq!(missing, None, "said to rest at {end} as of {since:?}");
+    }
+
+    let sender = cluster.sql("select pid from pg_stat_replication");
+    let signal = |name: &str| {
+        let kill = std::process::Command::new("sh")
+            .args(["-c", &format!("kill {name} {sender}")])
+            .status();
+        assert!(kill.unwrap().success());
+    };
+    signal("-STOP");
+    let stopped = Instant::now();
+    // Its last answers may be on their way.
+    std::thread::sleep(Duration::from_secs(4));
+    let late = claims().into_iter().find(|(_, since)| *since > stopped);
+    signal("-CONT");
+    assert_eq!(
+        late, None,
+        "a sender that was stopped at {stopped:?} cannot have said so"
+    );
+    let again = Instant::now();
+    while !claims().iter().any(|(_, since)| *since > again) {
+        assert!(
+            again.elapsed() < Duration::from_secs(60),
+            "it goes on: {:?}",
+            claims()
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    wal.halt();
+    assert_eq!(receiver.join().unwrap().unwrap().end, WalEnd::Stopped);
+}
+
 #[test]
 fn a_synchronous_commit_returns_once_it_is_flushed() {
     let cluster = Cluster::new(&[]);

@@ -8,7 +8,8 @@ use legation_core::attachments::Attachments;
 use legation_core::id::Sha256;
 use legation_core::log::{
     Checkpoint, Level, LogError, LogVerifier, MAX_CHECKPOINT, TILE_WIDTH, TileHashes, TilePath,
-    Tree, TreeHead, leaf_hash, root_at, split_bundle,
+    Tree, TreeHead, check_consistency, check_inclusion, consistency, inclusion, leaf_hash, root_at,
+    split_bundle,
 };
 
 use super::frontier::Frontier;
@@ -57,6 +58,9 @@ impl Mirror {
     /// Brings the mirror in `dir` up to the newest checkpoint of `source`, fetching only bundles that are new, and
     /// writing the checkpoint last.
     ///
+    /// What was copied before is not read again: its hash tiles lead to the checkpoint that was verified then, and what is
+    /// read later is checked against the tree. Only if it does not fit is all of it read.
+    ///
     /// Nothing in the mirror is replaced before the checkpoint is found to be signed by the log's key, and its tree to
     /// continue both the mirror's and the one `believed` was seen to have. Otherwise it is refused, and kept beside as
     /// `refused-<size>-<root>`, with the one that was seen as `seen-<size>-<root>`.
@@ -83,7 +87,7 @@ impl Mirror {
                 offered: head.size,
             }
             .into()),
-            _ => take(dir, source, &head, before.is_some(), &pins),
+            _ => take(dir, source, &head, before, &pins),
         };
         if taken.is_err() && !pins.is_empty() {
             let beside = |what, head: &TreeHead, note: &[u8]| {
@@ -107,7 +111,7 @@ impl Mirror {
     pub fn open(dir: &Path) -> Result<Mirror, StoreError> {
         let mirror = Mirror::claimed(dir)?;
         let read = |tile: TilePath| read(dir, &tile);
-        walk(&mirror.head, &[], read, |tile, bytes| {
+        walk(Edge::default(), &mirror.head, &[], read, |tile, bytes| {
             if tile.level != Level::Entries && read(*tile)? != bytes {
                 let why = "its hashes are not those of the entries".to_owned();
                 return Err(StoreError::Damaged {
@@ -209,6 +213,21 @@ impl Mirror {
         tree_root(&self.dir, self.size(), size)
     }
 
+    /// Whether the log is a continuation of this earlier head of it, proven from the tiles.
+    ///
+    /// # Errors
+    /// `Damaged`; `Io`.
+    pub fn continues(&self, earlier: &TreeHead) -> Result<bool, StoreError> {
+        if earlier.size > self.size() {
+            return Ok(false);
+        }
+        let proof = consistency(&self.hashes(), earlier.size, self.size())?;
+        let (old, new) = (earlier, &self.head);
+        let checked = check_consistency(old.size, &old.root, new.size, &new.root, &proof);
+        // Every log continues the empty one.
+        Ok(checked.is_ok() && (old.size > 0 || old.root == Tree::new().root()))
+    }
+
     /// Adds an attachment.
     ///
     /// # Errors
@@ -251,8 +270,38 @@ impl Mirror {
             width: width as u16,
         };
         let bytes = read(&self.dir, &tile)?;
-        let (entries, _) = split_bundle(&bytes, width)?;
+        let damaged = |e: LogError| StoreError::Damaged {
+            what: tile.to_string(),
+            why: e.to_string(),
+        };
+        let (entries, _) = split_bundle(&bytes, width).map_err(damaged)?;
+        self.prove(tile, &entries)?;
         Ok(entries.into_iter().map(<[u8]>::to_vec).collect())
+    }
+
+    /// Proves that these are the entries of a bundle: that their hashes, with those of the tiles above, lead to the root.
+    fn prove(&self, bundle: TilePath, entries: &[&[u8]]) -> Result<(), StoreError> {
+        let leaves: Vec<Sha256> = entries.iter().map(|entry| leaf_hash(entry)).collect();
+        let hashes = TileHashes::new(self.size(), |tile: TilePath| {
+            if tile.level == Level::Hashes(0) && tile.index == bundle.index {
+                return Ok(leaves.iter().flat_map(|leaf| leaf.0).collect());
+            }
+            read(&self.dir, &tile)
+        });
+        // The path from the first leaf up passes every other leaf of the bundle.
+        let first = bundle.index * TILE_WIDTH;
+        let path = inclusion(&hashes, first, self.size())?;
+        let leaf = leaves.first().copied().unwrap_or_else(|| leaf_hash(b""));
+        check_inclusion(&leaf, first, self.size(), &path, &self.head.root).map_err(|_| {
+            StoreError::Damaged {
+                what: bundle.to_string(),
+                why: "its entries are not those of the tree".to_owned(),
+            }
+        })
+    }
+
+    fn hashes(&self) -> TileHashes<impl Fn(TilePath) -> Result<Vec<u8>, StoreError> + '_> {
+        TileHashes::new(self.size(), |tile: TilePath| read(&self.dir, &tile))
     }
 }
 
@@ -268,12 +317,13 @@ fn take(
     dir: &Path,
     source: &dyn LogSource,
     head: &TreeHead,
-    stands: bool,
+    before: Option<TreeHead>,
     pins: &[TreeHead],
 ) -> Result<(), StoreError> {
     let failed = |e| StoreError::io(format!("write the mirror {}", dir.display()), e);
     let incoming = dir.join(INCOMING);
-    let attempt = |reuse: bool| {
+    let stands = before.is_some();
+    let attempt = |reuse: bool, edge: Edge| {
         discard(&incoming).map_err(failed)?;
         let mut new = Vec::new();
         let fetch = |tile: TilePath| {
@@ -291,13 +341,21 @@ fn take(
             Ok(())
         };
         durable::create_dir(&incoming).map_err(failed)?;
-        let forked = walk(head, pins, fetch, keep)?;
+        let forked = walk(edge, head, pins, fetch, keep)?;
         Ok((forked, new))
     };
-    let (forked, new) = match attempt(true) {
+    // From the right edge of what was proven before. Whatever is wrong on this way is told by the longer one.
+    let mut short = None;
+    if let Some(edge) = before.and_then(|old| Edge::of(dir, &old, pins).ok().flatten())
+        && let Ok((None, new)) = attempt(true, edge)
+    {
+        short = Some((None, new));
+    }
+    let whole = |reuse| attempt(reuse, Edge::default());
+    let (forked, new) = match short.map_or_else(|| whole(true), Ok) {
         Err(StoreError::Damaged { .. }) if stands => {
             // What is here does not fit what is there: ask for everything, to say which of the two is wrong.
-            let (forked, _) = attempt(false)?;
+            let (forked, _) = whole(false)?;
             discard(&incoming).map_err(failed)?;
             if let Some(held) = forked {
                 return Err(LogError::Forked { held }.into());
@@ -324,10 +382,41 @@ fn take(
     discard(&incoming).map_err(failed)
 }
 
-/// Goes through the bundles of a tree, proves that they lead to its root, and hands over every bundle and hash tile that
+/// The right edge of a tree at the end of a full bundle: from there on bundles are gone through.
+#[derive(Default)]
+struct Edge {
+    tree: Tree,
+    frontier: Frontier,
+}
+
+impl Edge {
+    /// The edge of what a mirror holds of the tree `old`; `None` when a head to compare with lies before it. The walk
+    /// from there comes by `old` itself, whose root proves the tiles that the edge was read from.
+    fn of(dir: &Path, old: &TreeHead, pins: &[TreeHead]) -> Result<Option<Edge>, StoreError> {
+        let size = old.size - old.size % TILE_WIDTH;
+        if size == 0 || !pins.contains(old) || pins.iter().any(|pin| pin.size < size) {
+            return Ok(None);
+        }
+        let frontier = Frontier::load(size, |tile| read(dir, &tile))?;
+        let hashes = TileHashes::new(size, |tile: TilePath| {
+            let Level::Hashes(level) = tile.level else {
+                return read(dir, &tile);
+            };
+            match frontier.tile(level, &tile) {
+                Some(bytes) => Ok(bytes),
+                None => read(dir, &TilePath::full(tile.level, tile.index)),
+            }
+        });
+        let tree = Tree::load(size, &hashes)?;
+        Ok(Some(Edge { tree, frontier }))
+    }
+}
+
+/// Goes through the bundles of a tree from `edge` on, proves that they lead to its root, and hands over every bundle and hash tile that
 /// the tree consists of; memory holds the right edge only. Returns the size of a tree of `pins` that it does not
 /// continue, if there is one.
 fn walk(
+    edge: Edge,
     head: &TreeHead,
     pins: &[TreeHead],
     mut fetch: impl FnMut(TilePath) -> Result<Vec<u8>, StoreError>,
@@ -337,7 +426,11 @@ fn walk(
         what,
         why: why.to_owned(),
     };
-    let (mut tree, mut frontier) = (Tree::new(), Frontier::default());
+    let Edge {
+        mut tree,
+        mut frontier,
+    } = edge;
+    let first = tree.size() / TILE_WIDTH;
     let mut forked = None;
     let mut compare = |tree: &Tree| {
         let other = |pin: &&TreeHead| pin.size == tree.size() && pin.root != tree.root();
@@ -347,7 +440,7 @@ fn walk(
     };
     compare(&tree);
     let mut partial = None;
-    for index in 0..head.size.div_ceil(TILE_WIDTH) {
+    for index in first..head.size.div_ceil(TILE_WIDTH) {
         let width = (head.size - index * TILE_WIDTH).min(TILE_WIDTH);
         let tile = TilePath {
             level: Level::Entries,

@@ -409,6 +409,48 @@ fn a_new_mirror_of_a_log_that_was_seen_refuses_another_tree_and_keeps_both() {
     assert_eq!(Mirror::open(&away).unwrap().size(), 310);
 }
 
+/// Bringing a mirror up to date costs what is new, and what it held is proven when it is read.
+#[test]
+fn what_a_mirror_held_is_not_read_again_and_proven_when_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let away = dir.path().join("mirror");
+    let mut log = open(&dir.path().join("log"));
+    grow(&mut log, 700);
+    Mirror::update(&away, &log.reader(), &believed()).unwrap();
+    let early = log.reader().checkpoint().head();
+    // A bundle that nobody asks for may be damaged, or gone, and the mirror follows its log.
+    let bundle = |index| away.join(TilePath::full(Level::Entries, index).to_string());
+    let good = fs::read(bundle(0)).unwrap();
+    let mut bad = good.clone();
+    let last = bad.len() - 1;
+    bad[last] ^= 1;
+    fs::write(bundle(0), &bad).unwrap();
+    fs::remove_file(bundle(1)).unwrap();
+    for size in [701, 768, 1300] {
+        grow(&mut log, size);
+        let mirror = Mirror::update(&away, &log.reader(), &believed()).unwrap();
+        assert_eq!(mirror.size(), size);
+        let late: Vec<Vec<u8>> = mirror.entries(512).collect::<Result<_, _>>().unwrap();
+        assert_eq!(late, entries(512..size));
+        for entry in [0, 255] {
+            let error = mirror.entry(entry).unwrap_err().to_string();
+            assert!(error.contains("tile/entries/000"), "{error}");
+        }
+        assert!(mirror.entry(256).is_err());
+        assert!(mirror.continues(&early).unwrap());
+        let mut other = early;
+        other.root = legation_core::id::Sha256([3; 32]);
+        assert!(!mirror.continues(&other).unwrap());
+    }
+    // Opening one reads all of it, and so does an update that does not fit.
+    assert!(Mirror::open(&away).is_err());
+    let tile = away.join(TilePath::full(Level::Hashes(0), 2).to_string());
+    fs::write(&tile, [5; 256 * 32]).unwrap();
+    grow(&mut log, 1301);
+    let error = Mirror::update(&away, &log.reader(), &believed()).unwrap_err();
+    assert!(error.to_string().contains("make a new mirror"), "{error}");
+}
+
 #[test]
 fn a_damaged_mirror_is_told_and_named() {
     let dir = tempfile::tempdir().unwrap();

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,7 @@ use super::sqlite::Sqlite;
 use super::state::{Memory, State, Version};
 use super::status::{Board, now_ms};
 use super::streams::Streams;
+use super::trend::{Trend, millis};
 use super::version::{Versions, source_failure};
 use super::vitals::Vitals;
 use super::whole::Whole;
@@ -84,7 +85,10 @@ pub fn run(config: &Config, ctx: &Ctx) -> Result<(), Failure> {
         stop,
         watched: Vec::new(),
         threads: Vec::new(),
+        trend: Mutex::default(),
     };
+    // Served for as long as the agent runs.
+    let _metrics = super::metrics::serve(config, &agent.board)?;
     agent.board.publish()?;
     for registry in &config.registry {
         agent.start(config, registry)?;
@@ -112,10 +116,13 @@ struct Agent {
     stop: Stop,
     watched: Vec<Watched>,
     threads: Vec<JoinHandle<()>>,
+    /// How the spool fills.
+    trend: Mutex<Trend>,
 }
 
 /// What the reports are made from.
 struct Watched {
+    state: State,
     id: RegistryId,
     name: String,
     rpo: Duration,
@@ -211,12 +218,13 @@ impl Agent {
             kept: kept.clone(),
             signed: RefCell::new(None),
             board: self.board.clone(),
+            rpo: registry.rpo(),
             stop: stop.clone(),
         };
         let bulk = Bulk {
             registry: id,
             name: registry.name.clone(),
-            state,
+            state: state.clone(),
             control: control.clone(),
             outbox,
             streams: streams.clone(),
@@ -227,6 +235,7 @@ impl Agent {
             stop,
         };
         self.watched.push(Watched {
+            state,
             id,
             name: registry.name.clone(),
             rpo: registry.rpo(),
@@ -400,7 +409,21 @@ impl Agent {
         for watched in &self.watched {
             watched.epochs.expire();
             let lag = watched.lag(&self.board);
+            let memory = watched.state.get();
+            let covered = watched.streams.covered().map(|at| at.elapsed());
             self.board.registry(&watched.name, |status| {
+                status.breaks = memory.breaks;
+                status.broken = memory
+                    .version
+                    .is_some_and(|version| version.breaks != memory.breaks);
+                status.lag_bytes = watched.streams.lag_bytes().filter(|_| watched.continuous);
+                status.covered_at = match covered {
+                    Some(ago) => Some(now_ms().saturating_sub(millis(ago))),
+                    None => status
+                        .version_captured
+                        .max(status.unchanged_at)
+                        .filter(|_| !watched.continuous),
+                };
                 status.sealed_lsn = watched
                     .streams
                     .tail()
@@ -408,14 +431,18 @@ impl Agent {
                 if let Some(epoch) = watched.epochs.number() {
                     status.epoch = epoch.0;
                 }
-                status.lag_ms = lag.map(|lag| u64::try_from(lag.as_millis()).unwrap_or(u64::MAX));
-                status.late = lag.is_none_or(|lag| lag > watched.rpo);
+                status.lag_ms = lag.map(millis);
+                status.late = status.broken || lag.is_none_or(|lag| lag > watched.rpo);
             });
         }
         self.board.agent(|status| {
             status.at = now_ms();
             status.spool_used = self.budget.used();
             status.spool_full = self.budget.is_full();
+            let trend = self.trend.lock();
+            let mut trend = trend.unwrap_or_else(PoisonError::into_inner);
+            let lasts = trend.lasts(self.budget.used(), status.spool_limit);
+            status.spool_lasts_ms = lasts.map(millis);
             status.log_size = self.link.log_size();
         });
     }

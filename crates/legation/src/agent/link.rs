@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use legation_core::id::{Digest, Generation, RegistryId, StreamId};
 use legation_core::log::{Level, TILE_WIDTH, TilePath, split_bundle};
 use legation_core::statement::{Ack, Entry, Order, Signed};
+use legation_repo::folded::Folded;
 use legation_repo::http::{Client, ClientError, Receipt};
 use legation_repo::log::LogSource as _;
 
@@ -19,6 +20,7 @@ use super::outbox;
 use super::streams::Batch;
 use crate::config::units::Rate;
 use crate::exit::{Code, Failure};
+use crate::identity::Identity;
 use crate::stop::Stop;
 use crate::watch::Watch;
 
@@ -55,6 +57,7 @@ impl From<Failure> for Trouble {
 pub struct Link {
     client: Client,
     root: Arc<PathBuf>,
+    folded: Folded,
     fatal: Arc<Mutex<Option<Failure>>>,
     fenced: Arc<Mutex<BTreeSet<RegistryId>>>,
     upload: Option<Rate>,
@@ -67,12 +70,19 @@ pub struct Link {
 
 impl Link {
     /// A line whose copies of the log lie below `root`, and that raises `stop` when an answer does not verify.
-    pub fn new(client: Client, root: &Path, upload: Option<Rate>, stop: Stop) -> Link {
+    pub fn new(
+        client: Client,
+        identity: &Identity,
+        root: &Path,
+        upload: Option<Rate>,
+        stop: Stop,
+    ) -> Link {
         // What was logged up to the pinned checkpoint, an earlier run heard of.
         let seen = client.trust().held().map_or(0, |held| held.size());
         Link {
             client,
             root: Arc::new(root.to_owned()),
+            folded: identity.folded(&root.join("log")),
             fatal: Arc::default(),
             fenced: Arc::default(),
             upload,
@@ -222,7 +232,12 @@ impl Link {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         self.check_log()?;
-        match crate::line::ledger(&self.client, &self.root.join("log"), &Watch::unseen()) {
+        match crate::line::ledger(
+            &self.client,
+            &self.root.join("log"),
+            &self.folded,
+            &Watch::unseen(),
+        ) {
             Ok(ledger) => Ok(ledger.state),
             Err(failure) if failure.code == Code::VerificationFailed => {
                 self.condemn(failure.clone());

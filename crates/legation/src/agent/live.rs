@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use legation_core::id::{Digest, EpochNo, Generation, RegistryId, StreamId};
 use legation_core::slip;
-use legation_core::statement::{self, Signed, Statement};
+use legation_core::statement::{self, Signed, Statement, Time};
 use legation_repo::edge;
 
 use super::epoch::Epochs;
@@ -27,6 +27,9 @@ use crate::stop::Stop;
 const BATCH: usize = 2 << 20;
 /// Time between two marks when something moved.
 const MARK_EVERY: Duration = Duration::from_secs(1);
+/// Shortest and longest time between two statements that tell of nothing new. Half of the objective lies between, so that
+/// a registry at rest is seen to be within it.
+const BEAT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(900));
 /// Time between two writings of the last acknowledgement.
 const KEEP_EVERY: Duration = Duration::from_millis(500);
 /// Time between two tries to free what is abroad, when the disk refuses.
@@ -58,8 +61,39 @@ pub struct Live {
     pub signed: RefCell<Option<(StreamId, Signed)>>,
     /// What is shown.
     pub board: Board,
+    /// How old the registry may be abroad.
+    pub rpo: Duration,
     /// When to stop: raised here once the registry is fenced, so that nothing more is captured either.
     pub stop: Stop,
+}
+
+/// What the log was told of how far this registry is covered.
+struct Said {
+    beat: Duration,
+    /// The newest mark: where, and as of when.
+    marked: Option<(Acked, Instant)>,
+    /// The newest walk that found nothing changed.
+    looked: u64,
+    /// When the log was last told anything.
+    at: Instant,
+}
+
+impl Said {
+    fn new(beat: Duration) -> Said {
+        Said {
+            beat,
+            marked: None,
+            looked: 0,
+            at: Instant::now(),
+        }
+    }
+}
+
+/// The time that lies so far back, as statements write it.
+fn ago(past: Duration) -> Result<Time, Failure> {
+    let past = u64::try_from(past.as_millis()).unwrap_or(u64::MAX);
+    let at = now()?.millis().saturating_sub(past);
+    Time::from_millis(at).ok_or_else(|| Failure::failed("a time out of range"))
 }
 
 /// An epoch's announcement for one generation, as it waits in the queue.
@@ -73,19 +107,13 @@ impl Live {
     /// Ships until told to stop.
     pub fn run(self) {
         let mut backoff = Backoff::default();
-        let mut marked: Option<Acked> = None;
-        let mut mark_at = Instant::now();
+        let mut said = Said::new((self.rpo / 2).clamp(BEAT.0, BEAT.1));
         let mut kept = Instant::now();
         let mut untidy: Option<Instant> = None;
         while !self.stop.is_up() {
             let result = self.step().and_then(|moved| {
-                let acked = self.streams.markable();
-                if acked != marked && mark_at.elapsed() >= MARK_EVERY {
-                    if let Some(acked) = &acked {
-                        self.mark(acked)?;
-                    }
-                    (marked, mark_at) = (acked, Instant::now());
-                }
+                self.mark_if_due(&mut said)?;
+                self.say_unchanged_if_due(&mut said)?;
                 // A disk without room for that is tried again; what waits is sent meanwhile.
                 if untidy.is_none_or(|since| since.elapsed() >= TIDY_EVERY) {
                     untidy = Some(Instant::now());
@@ -307,7 +335,50 @@ impl Live {
         Ok((again.slip, again.statement))
     }
 
-    fn mark(&self, acked: &Acked) -> Result<(), Trouble> {
+    /// Marks how far the stream has come, and as of when: each second while it grows; while it rests at the beat, and only
+    /// if the source said that it rests.
+    fn mark_if_due(&self, said: &mut Said) -> Result<(), Trouble> {
+        let (Some(acked), Some(until)) = (self.streams.markable(), self.streams.covered()) else {
+            return Ok(());
+        };
+        let moved = said.marked.is_none_or(|(before, _)| before != acked);
+        let later = said.marked.is_none_or(|(_, before)| before < until);
+        let every = if moved { MARK_EVERY } else { said.beat };
+        if !(moved || later) || said.at.elapsed() < every {
+            return Ok(());
+        }
+        self.mark(&acked, ago(until.elapsed())?)?;
+        (said.marked, said.at) = (Some((acked, until)), Instant::now());
+        Ok(())
+    }
+
+    /// Tells the log that a walk found the source as it is in the newest version.
+    fn say_unchanged_if_due(&self, said: &mut Said) -> Result<(), Trouble> {
+        if said.at.elapsed() < said.beat {
+            return Ok(());
+        }
+        let looked = self.board.looked(&self.name).filter(|at| *at > said.looked);
+        let memory = self.state.get();
+        let (Some(looked), Some(version)) = (looked, memory.version) else {
+            return Ok(());
+        };
+        // A walk that began before the newest version was captured compared with an older one.
+        let Some(at) = Time::from_millis(looked).filter(|_| looked > version.captured) else {
+            return Ok(());
+        };
+        self.tell(statement::Unchanged {
+            state: self.writer.state(),
+            mandate: self.writer.mandate(),
+            registry: self.registry,
+            term: memory.term,
+            version: version.number,
+            at,
+        })?;
+        (said.looked, said.at) = (looked, Instant::now());
+        Ok(())
+    }
+
+    fn mark(&self, acked: &Acked, at: Time) -> Result<(), Trouble> {
         let mark = statement::Mark {
             state: self.writer.state(),
             mandate: self.writer.mandate(),
@@ -319,12 +390,17 @@ impl Live {
             chain: acked.position.chain,
             timeline: acked.position.timeline,
             lsn: acked.position.end_lsn,
-            at: now()?,
+            at,
         };
-        match self.link.submit(&self.writer.sign(mark)?) {
+        self.tell(mark)
+    }
+
+    /// Submits what is said again, newer, before long: a refusal is no reason to hold anything up.
+    fn tell(&self, statement: impl Into<Statement>) -> Result<(), Trouble> {
+        match self.link.submit(&self.writer.sign(statement)?) {
             Ok(_) => Ok(()),
             Err(Trouble::Refused(why)) => {
-                tracing::warn!(registry = %self.registry, "a mark was refused: {why}");
+                tracing::warn!(registry = %self.registry, "what is covered could not be logged: {why}");
                 Ok(())
             }
             Err(trouble) => Err(trouble),

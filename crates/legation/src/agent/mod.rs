@@ -35,7 +35,9 @@ pub mod whole;
 pub mod writer;
 
 mod assemble;
+mod metrics;
 mod prepare;
+mod trend;
 
 pub use assemble::run;
 

@@ -112,6 +112,7 @@ pub(super) fn connect(
     let client = crate::line::client(charter, identity, &locators, label, &layout.pin(label), 1)?;
     Ok(Link::new(
         client,
+        identity,
         &config.spool.path,
         config.limits.upload,
         stop.clone(),
@@ -132,6 +133,7 @@ pub(super) fn first_status(config: &Config, label: &str) -> AgentStatus {
         (registry.name.clone(), status)
     });
     AgentStatus {
+        version: env!("CARGO_PKG_VERSION").into(),
         state: config.state.clone(),
         pid: std::process::id(),
         at: now_ms(),

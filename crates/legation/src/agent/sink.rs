@@ -325,6 +325,10 @@ impl WalSink for Sealer {
         Ok(())
     }
 
+    fn source_at(&mut self, end: Lsn, rested: Option<Duration>) {
+        self.streams.heard(end, rested);
+    }
+
     fn stop(&self) -> bool {
         self.stop.is_up()
             || self

@@ -28,6 +28,12 @@ pub struct AgentStatus {
     pub spool_limit: u64,
     /// Whether live WAL was turned away for want of room.
     pub spool_full: bool,
+    /// When the spool is full if it fills on as it did in the last minutes, in milliseconds; `None` when it does not grow.
+    #[serde(default)]
+    pub spool_lasts_ms: Option<u64>,
+    /// Its software's version.
+    #[serde(default)]
+    pub version: String,
     /// Entries of the log as of the last verified checkpoint.
     pub log_size: u64,
     /// Its registries by name.
@@ -49,6 +55,18 @@ pub struct RegistryStatus {
     pub lag_ms: Option<u64>,
     /// Whether the lag is beyond the objective.
     pub late: bool,
+    /// Bytes of log that the source is known to have and the embassy has not acknowledged.
+    #[serde(default)]
+    pub lag_bytes: Option<u64>,
+    /// As of when everything that the source had is acknowledged, milliseconds since 1970.
+    #[serde(default)]
+    pub covered_at: Option<u64>,
+    /// How often continuity was lost since this agent's memory began.
+    #[serde(default)]
+    pub breaks: u32,
+    /// Whether continuity was lost since the newest version's capture: until there is another, nothing after that starts.
+    #[serde(default)]
+    pub broken: bool,
     /// The current epoch.
     pub epoch: u32,
     /// Up to where WAL is sealed and synced in the spool.
@@ -135,6 +153,12 @@ impl Board {
     /// Changes what is said of the agent.
     pub fn agent(&self, change: impl FnOnce(&mut AgentStatus)) {
         change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// When a walk last found a registry as it is in its newest version.
+    pub fn looked(&self, name: &str) -> Option<u64> {
+        let status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        status.registries.get(name)?.unchanged_at
     }
 
     /// A copy.

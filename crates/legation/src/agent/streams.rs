@@ -3,6 +3,7 @@
 //! The newest stream stays on disk even when all of it was acknowledged: its last header says where to go on after a
 //! kill. Older ones go when the embassy has all of them.
 
+mod cover;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use legation_core::statement::Ack;
 use legation_repo::journal::{Spool, StreamName};
 use legation_repo::{durable, edge};
 
+use cover::Cover;
 use stream::{Begun, Paths, Stream, broken, listed, remember, remembered};
 
 use super::budget::Budget;
@@ -55,6 +57,8 @@ struct Inner {
     /// The streams that continue each other without a hole, oldest first; the newest stream is the last.
     line: VecDeque<StreamId>,
     acked: Option<Acked>,
+    /// As of when all is acknowledged.
+    cover: Cover,
     /// Whether the acknowledgement was given to this run.
     acked_now: bool,
     gave_up: bool,
@@ -360,13 +364,36 @@ impl Streams {
         }
     }
 
-    /// How long the oldest unacknowledged arrival has waited; zero when there is none.
+    /// The source says that its log ends at `end`, and that it was so `rested` ago already.
+    pub fn heard(&self, end: Lsn, rested: Option<Duration>) {
+        let mut inner = self.lock();
+        let rested = rested.filter(|_| inner.arrivals.is_empty());
+        let acked = inner.acked.map(|acked| acked.position.end_lsn);
+        inner.cover.heard(end, rested, acked);
+    }
+
+    /// How long the oldest unacknowledged arrival has waited. When there is none, zero; or, if the source does not answer,
+    /// how long it is unknown whether there should be one.
     pub fn lag(&self) -> Duration {
         let inner = self.lock();
-        inner
-            .arrivals
-            .front()
-            .map_or(Duration::ZERO, |(_, since)| since.elapsed())
+        match inner.arrivals.front() {
+            Some((_, since)) => since.elapsed(),
+            None => inner.cover.silence(),
+        }
+    }
+
+    /// As of when everything that the source had is acknowledged; `None` when this run does not know yet.
+    pub fn covered(&self) -> Option<Instant> {
+        self.lock().cover.until()
+    }
+
+    /// Bytes of log that the source has, as far as it told, and the embassy has not acknowledged.
+    pub fn lag_bytes(&self) -> Option<u64> {
+        let inner = self.lock();
+        let synced = inner.streams.back().and_then(|s| s.spool.synced());
+        let end = inner.cover.end().max(synced.map(|at| at.end_lsn))?;
+        let acked = inner.acked.map_or(0, |acked| acked.position.end_lsn.0);
+        Some(end.0.saturating_sub(acked))
     }
 
     /// What to send next; at most `limit` bytes, at least one frame.
@@ -617,11 +644,12 @@ impl Inner {
     }
 
     fn acknowledge(&mut self, acked: Acked) {
-        while self
-            .arrivals
-            .front()
-            .is_some_and(|(end, _)| *end <= acked.position.end_lsn)
-        {
+        while let Some((end, since)) = self.arrivals.front().copied() {
+            if end > acked.position.end_lsn {
+                self.cover.acknowledged(since);
+                break;
+            }
+            self.cover.acknowledged(since);
             self.arrivals.pop_front();
         }
         self.acked = Some(acked);

@@ -119,7 +119,8 @@ fn keep<T>(result: Result<T, Failure>, wrong: &mut Vec<Failure>) -> Option<T> {
     result.map_err(|failure| wrong.push(failure)).ok()
 }
 
-fn agent(config: &agent::Agent, ctx: &Ctx, wrong: &mut Vec<Failure>) {
+/// What an agent would refuse, and what is still empty.
+pub fn agent(config: &agent::Agent, ctx: &Ctx, wrong: &mut Vec<Failure>) {
     for registry in &config.registry {
         let empty = registry.empty_fields();
         if !empty.is_empty() {
@@ -155,6 +156,11 @@ fn agent(config: &agent::Agent, ctx: &Ctx, wrong: &mut Vec<Failure>) {
             keep(registry.catalogue(row, mandate, &config.registry), wrong);
         }
     }
+    let listen = config.metrics_listen.as_deref();
+    keep(
+        crate::config::metrics_address(listen, config.metrics_beyond_loopback),
+        wrong,
+    );
     locators(&config.locators, charter.as_ref(), wrong);
 }
 
@@ -183,7 +189,8 @@ fn databases(config: &agent::Agent, ctx: &Ctx, wrong: &mut Vec<Failure>) {
     }
 }
 
-fn embassy(config: &embassy::Embassy, ctx: &Ctx, wrong: &mut Vec<Failure>) {
+/// What an embassy would refuse.
+pub fn embassy(config: &embassy::Embassy, ctx: &Ctx, wrong: &mut Vec<Failure>) {
     let file = ctx.identity.as_ref().unwrap_or(&config.identity.file);
     let identity = keep(Identity::load(file, Role::Embassy), wrong);
     let key = identity.and_then(|identity| keep(identity.signing_key(), wrong));
@@ -212,6 +219,11 @@ fn embassy(config: &embassy::Embassy, ctx: &Ctx, wrong: &mut Vec<Failure>) {
         }
     }
     keep(super::embassy::listen(config), wrong);
+    let listen = config.metrics_listen.as_deref();
+    keep(
+        crate::config::metrics_address(listen, config.metrics_beyond_loopback),
+        wrong,
+    );
 }
 
 fn person(config: &person::Person, ctx: &Ctx, wrong: &mut Vec<Failure>) {

@@ -51,6 +51,7 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
         &serde_json::json!({
             "label": config.label,
             "states": server.states().iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "metrics_port": server.metrics_addr().map(|at| at.port()),
             "ports": server.local_addrs().iter().map(SocketAddr::port).collect::<Vec<_>>(),
         }),
     );
@@ -60,7 +61,7 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
 }
 
 /// Where it listens.
-pub(super) fn listen(config: &config::embassy::Embassy) -> Result<Vec<SocketAddr>, Failure> {
+pub(crate) fn listen(config: &config::embassy::Embassy) -> Result<Vec<SocketAddr>, Failure> {
     let mut listen = Vec::new();
     for address in &config.listen {
         let addresses = address.to_socket_addrs().map_err(|error| {
@@ -125,6 +126,10 @@ fn server_config(
             clock_checked: clock_checked(config)?,
             ..Limits::default()
         },
+        metrics: config::metrics_address(
+            config.metrics_listen.as_deref(),
+            config.metrics_beyond_loopback,
+        )?,
     })
 }
 

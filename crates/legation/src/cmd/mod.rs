@@ -7,6 +7,7 @@ pub mod bisect;
 pub mod capture;
 pub mod ceremony;
 pub mod config;
+pub mod doctor;
 pub mod dump;
 pub mod embassy;
 pub mod enrol;

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use legation_core::policy::VersionState;
 use legation_core::statement::Tier;
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +13,7 @@ use crate::agent::status::{self, AgentStatus, RegistryStatus, now_ms};
 use crate::config::{self, units};
 use crate::ctx::Ctx;
 use crate::exit::{Code, Failure};
+use crate::identity::{Identity, Role};
 use crate::line;
 use crate::officers::names::Names;
 
@@ -58,9 +60,20 @@ struct Abroad {
     marked_at: Option<u64>,
     epochs: u32,
     gaps: usize,
+    doubts: usize,
+    /// Holes that were logged after the newest version: until there is another, nothing after them starts.
+    gaps_since_version: usize,
+    doubts_since_version: usize,
     fenced: bool,
     rpo_ms: u64,
     late: bool,
+}
+
+impl Abroad {
+    /// Whether anybody should look at it.
+    fn deviates(&self) -> bool {
+        self.late || self.fenced || self.gaps_since_version > 0 || self.doubts_since_version > 0
+    }
 }
 
 /// How old a registry of this tier may be abroad.
@@ -78,6 +91,13 @@ fn rpo(tier: Tier) -> Duration {
 fn is_late(tier: Tier, version: Option<u32>, age_ms: Option<u64>) -> bool {
     let old = age_ms.is_none_or(|age| Duration::from_millis(age) > rpo(tier));
     version.is_none() || old
+}
+
+/// How many of these entries of the log came after a version's.
+fn since(entries: &mut dyn Iterator<Item = u64>, head: Option<&VersionState>) -> usize {
+    entries
+        .filter(|at| head.is_some_and(|head| *at > head.index))
+        .count()
 }
 
 /// Shows it.
@@ -155,6 +175,16 @@ struct Named<'a> {
     registry: &'a RegistryStatus,
 }
 
+/// Whether anybody should look at it.
+fn deviates(registry: &RegistryStatus) -> bool {
+    let trouble = [
+        &registry.trouble,
+        &registry.line_trouble,
+        &registry.ship_trouble,
+    ];
+    registry.late || registry.broken || trouble.iter().any(|trouble| trouble.is_some())
+}
+
 fn print(status: &AgentStatus, age: Duration, ctx: &Ctx) {
     if age > SILENT {
         ctx.out.line(format!(
@@ -169,13 +199,23 @@ fn print(status: &AgentStatus, age: Duration, ctx: &Ctx) {
         status.log_size,
         units::about(status.spool_used),
         units::about(status.spool_limit),
-        if status.spool_full { ", FULL" } else { "" }
+        match status.spool_lasts_ms {
+            _ if status.spool_full => ", FULL".to_owned(),
+            Some(left) => format!(
+                ", full in {} if it goes on like this",
+                units::ago(Duration::from_millis(left))
+            ),
+            None => String::new(),
+        }
     ));
     ctx.out.line(format!(
         "{:<14} {:<9} {:<13} {:>8} {:>8}  {:<12} {:<12} {:>7}",
         "registry", "source", "doing", "lag", "within", "sealed", "abroad", "version"
     ));
-    for (name, registry) in &status.registries {
+    let mut all: Vec<_> = status.registries.iter().collect();
+    // What deviates comes first.
+    all.sort_by_key(|(_, registry)| !deviates(registry));
+    for (name, registry) in all {
         let lag = registry
             .lag_ms
             .map_or("-".to_owned(), |lag| units::ago(Duration::from_millis(lag)));
@@ -189,7 +229,11 @@ fn print(status: &AgentStatus, age: Duration, ctx: &Ctx) {
             registry
                 .version
                 .map_or("-".to_owned(), |version| format!("v{version}")),
-            if registry.late { "  LATE" } else { "" }
+            match registry {
+                it if it.broken => "  BROKEN: a new base follows",
+                it if it.late => "  LATE",
+                _ => "",
+            }
         ));
         for trouble in [
             &registry.flagged,
@@ -213,9 +257,12 @@ fn at_desk(ctx: &Ctx) -> Result<Option<String>, Failure> {
     let names = Names::of_person(&person)?;
     let (client, _) = line::of_person(&person)?;
     let embassy = client.status()?;
+    let log = ctx.cache().join(&person.state).join("log");
+    let identity = Identity::load(&person.identity.file, Role::Client)?;
     let ledger = line::ledger(
         &client,
-        &ctx.cache().join(&person.state).join("log"),
+        &log,
+        &identity.folded(&log),
         &ctx.watch("log", "entries"),
     )?;
     ctx.out.fact(
@@ -230,13 +277,15 @@ fn at_desk(ctx: &Ctx) -> Result<Option<String>, Failure> {
         ),
     );
     ledger.clean()?;
-    let mut late = None;
+    let mut all = Vec::new();
     for (id, registry) in ledger.state.registries() {
         let head = registry.head();
         let captured = head.map(|head| head.commit.captured.millis());
         let mark = registry.mark.as_ref().map(|mark| &mark.mark);
-        let newest = mark.map(|mark| mark.at.millis()).max(captured);
-        let age_ms = newest.map(|newest| now_ms().saturating_sub(newest));
+        let covered = registry
+            .covered()
+            .map(legation_core::statement::Time::millis);
+        let age_ms = covered.map(|covered| now_ms().saturating_sub(covered));
         let version = head.map(|head| head.commit.version.0);
         let abroad = Abroad {
             registry: id.to_string(),
@@ -251,15 +300,28 @@ fn at_desk(ctx: &Ctx) -> Result<Option<String>, Failure> {
             marked_at: mark.map(|mark| mark.at.millis()),
             epochs: registry.last_epoch().0,
             gaps: registry.gaps.len(),
+            doubts: registry.doubts.len(),
+            gaps_since_version: since(&mut registry.gaps.iter().map(|(at, _)| *at), head),
+            doubts_since_version: since(&mut registry.doubts.iter().map(|(at, _)| *at), head),
             fenced: !registry.fences.is_empty(),
             rpo_ms: u64::try_from(rpo(registry.row.tier).as_millis()).unwrap_or(u64::MAX),
             late: is_late(registry.row.tier, version, age_ms),
         };
-        if abroad.late && late.is_none() {
-            late = Some(abroad.name.clone());
-        }
+        all.push((abroad, id, registry));
+    }
+    // What deviates comes first.
+    all.sort_by_key(|(abroad, ..)| !abroad.deviates());
+    for (abroad, id, registry) in &all {
+        let mut words = Vec::new();
+        let mut say = |so: bool, what: String| words.extend(so.then_some(what));
+        say(abroad.late, "LATE".into());
+        let holes = abroad.gaps_since_version;
+        say(holes > 0, format!("{holes} gap(s) since its version"));
+        let doubts = abroad.doubts_since_version;
+        say(doubts > 0, format!("{doubts} doubt(s) since its version"));
+        say(abroad.fenced, "fenced".into());
         let text = format!(
-            "{:<14} {:<9} {:<3} {:>6}  {:>8} old  within {:<7} {}{}{}",
+            "{:<14} {:<9} {:<3} {:>6}  {:>8} old  within {:<7} {}  {}",
             abroad.name,
             abroad.registry,
             abroad.tier,
@@ -269,15 +331,15 @@ fn at_desk(ctx: &Ctx) -> Result<Option<String>, Failure> {
             abroad
                 .age_ms
                 .map_or("-".to_owned(), |age| units::ago(Duration::from_millis(age))),
-            units::ago(rpo(registry.row.tier)),
+            units::ago(Duration::from_millis(abroad.rpo_ms)),
             abroad.marked_lsn.as_deref().unwrap_or(""),
-            if abroad.late { "  LATE" } else { "" },
-            if abroad.fenced { "  fenced" } else { "" }
+            words.join(", ")
         );
-        ctx.out.fact("registry", &abroad, text);
-        super::waves::doubts(&abroad.name, id, registry, ctx);
+        ctx.out.fact("registry", abroad, text.trim_end().to_owned());
+        super::waves::doubts(&abroad.name, *id, registry, ctx);
     }
-    Ok(late)
+    let late = all.into_iter().find(|(abroad, ..)| abroad.late);
+    Ok(late.map(|(abroad, ..)| abroad.name))
 }
 
 #[cfg(test)]

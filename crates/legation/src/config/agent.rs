@@ -31,6 +31,12 @@ pub struct Agent {
     pub identity: IdentityAt,
     /// Where embassies answer.
     pub locators: PathBuf,
+    /// Where metrics are served, in the clear; nowhere when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics_listen: Option<String>,
+    /// Whether that may be an address that other machines reach.
+    #[serde(default)]
+    pub metrics_beyond_loopback: bool,
     /// Bounds on what the agent uses.
     #[serde(default)]
     pub limits: Limits,

@@ -23,9 +23,12 @@ pub struct Embassy {
     pub listen: Vec<String>,
     /// The embassy's keys.
     pub identity: IdentityAt,
-    /// Where metrics would be served; not served yet.
-    #[serde(default)]
+    /// Where metrics are served, in the clear; nowhere when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics_listen: Option<String>,
+    /// Whether that may be an address that other machines reach.
+    #[serde(default)]
+    pub metrics_beyond_loopback: bool,
     /// Where a witness would listen; refused for now.
     #[serde(default)]
     pub witness_listen: Option<String>,

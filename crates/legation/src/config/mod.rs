@@ -127,3 +127,28 @@ pub fn beside(file: &Path, path: &Path) -> PathBuf {
 fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
     Failure::new(Code::Usage, format!("{}: {error}", path.display()))
 }
+
+/// Where metrics are served: on this machine only, unless the configuration says otherwise. They name states and
+/// registries, and whoever reaches the address reads them.
+///
+/// # Errors
+/// Code 2 when it is no address, or reaches beyond this machine unasked.
+pub fn metrics_address(
+    listen: Option<&str>,
+    beyond_loopback: bool,
+) -> Result<Option<std::net::SocketAddr>, Failure> {
+    let Some(listen) = listen else {
+        return Ok(None);
+    };
+    let address: std::net::SocketAddr = listen.parse().map_err(|why| {
+        Failure::usage(format!("metrics_listen: {listen:?}: {why}"))
+            .hint("write it as \"127.0.0.1:9743\"")
+    })?;
+    if !beyond_loopback && !address.ip().is_loopback() {
+        return Err(Failure::usage(
+            "metrics_listen is an address that other machines may reach, and metrics are served to everybody, in the clear",
+        )
+        .hint("listen on 127.0.0.1 or [::1], or set metrics_beyond_loopback = true"));
+    }
+    Ok(Some(address))
+}

@@ -242,6 +242,12 @@ impl Room {
     }
 }
 
+impl std::fmt::Display for Room {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&mib(self.0))
+    }
+}
+
 /// Removes what is in a directory, as far as that can be, and notes what stays.
 fn clear(dir: &Path, left: &mut Vec<String>) {
     let mut keep = |path: &Path, why: std::io::Error| {

@@ -411,6 +411,168 @@ fn marks_only_go_forward() {
     );
 }
 
+/// What the world's clock shows for the next entry to be received at this time.
+fn logged_at(received: Time) -> Time {
+    Time::from_millis(received.millis() - 1000).unwrap()
+}
+
+/// A source that rests says so: the same position as of a later time, and not in a flood.
+#[test]
+fn a_mark_repeats_its_position_as_of_a_later_time() {
+    type Change = fn(&mut Mark, &mut Time);
+    let again = |change: Change| {
+        move |w: &mut World| {
+            let known = w.state.registry(registry(1)).unwrap().mark.clone().unwrap();
+            let mut received = known.received.plus_millis(500);
+            let mut mark = Mark {
+                at: known.mark.at.plus_millis(1),
+                ..known.mark
+            };
+            change(&mut mark, &mut received);
+            w.now = logged_at(received);
+            w.write(1, mark)
+        }
+    };
+    let cases: [(Change, Result<(), (Rule, &str)>); 8] = [
+        (|_, _| {}, Ok(())),
+        (
+            |m, _| m.at = v("2026-11-22T08:00:00Z"),
+            Err((Rule::Forward, "is not after it")),
+        ),
+        (
+            |_, received| *received = Time::from_millis(received.millis() - 1).unwrap(),
+            Err((Rule::Forward, "less than 500 ms")),
+        ),
+        (
+            |m, _| m.chain = Digest::of(b"other"),
+            Err((Rule::Forward, "is not after it")),
+        ),
+        (
+            |m, _| m.lsn = Lsn(m.lsn.0 + 1),
+            Err((Rule::Forward, "is not after it")),
+        ),
+        (
+            |m, _| m.timeline = crate::id::Timeline(2),
+            Err((Rule::Forward, "is not after it")),
+        ),
+        (
+            |m, _| m.epoch = EpochNo(1),
+            Err((Rule::Forward, "is not after it")),
+        ),
+        (
+            |m, _| m.term = Term(2),
+            Err((Rule::Writer, "has not begun")),
+        ),
+    ];
+    for (change, expect) in cases {
+        check(again(change), expect);
+    }
+    // What a writer's clock claims beyond the embassy's does not count, and the stream goes on after a rest.
+    let mut world = World::lived();
+    let signed = again(|mark, _| mark.at = v("2031-01-01T00:00:00Z"))(&mut world);
+    world.must(signed);
+    let known = world.state.registry(registry(1)).unwrap();
+    assert_eq!(known.covered(), Some(world.now));
+    world.must(world.write(1, world.mark(1)));
+    // After a hole no mark counts further than the hole, until there is a new version.
+    let at = world.now.plus_millis(1);
+    let gap = Gap {
+        state: world.state.id(),
+        mandate: 1,
+        registry: registry(1),
+        term: Term(1),
+        timeline: None,
+        wal: None,
+        cause: Cause::SlotLost,
+        at,
+    };
+    world.must(world.write(1, gap));
+    world.now = world.now.plus_millis(60_000);
+    world.must(world.write(1, world.mark(1)));
+    let covered = |world: &World| world.state.registry(registry(1)).unwrap().covered();
+    assert_eq!(covered(&world), Some(at));
+    let captured = world.now;
+    world.must(world.write(1, world.commit(1)));
+    assert_eq!(covered(&world), Some(captured));
+}
+
+#[test]
+fn what_did_not_change_is_said_of_the_newest_version_only() {
+    type Change = fn(&mut Unchanged);
+    let once = |change: Change| {
+        move |w: &mut World| {
+            let mut said = w.unchanged(3);
+            change(&mut said);
+            w.write(2, said)
+        }
+    };
+    let cases: [(Change, Result<(), (Rule, &str)>); 4] = [
+        (|_| {}, Ok(())),
+        (
+            |u| u.version = VersionNo(2),
+            Err((Rule::Forward, "is not the newest version")),
+        ),
+        (|u| u.registry = registry(1), Err((Rule::Writer, "write"))),
+        (|u| u.term = Term(2), Err((Rule::Writer, "has not begun"))),
+    ];
+    for (change, expect) in cases {
+        check(once(change), expect);
+    }
+    let mut world = World::lived();
+    let captured = world.state.registry(registry(3)).unwrap().covered();
+    let first = world.unchanged(3);
+    world.must(world.write(2, first.clone()));
+    let first_id = world
+        .state
+        .registry(registry(3))
+        .unwrap()
+        .unchanged
+        .clone()
+        .unwrap()
+        .id;
+    assert!(world.state.logged(&first_id).is_some());
+    world.now = logged_at(world.now.plus_millis(499));
+    let soon = world.write(
+        2,
+        Unchanged {
+            at: first.at.plus_millis(1),
+            ..first.clone()
+        },
+    );
+    outcome(&mut world, soon, Err((Rule::Forward, "less than 500 ms")));
+    world.now = world.now.plus_millis(60_000);
+    let back = world.write(
+        2,
+        Unchanged {
+            at: v("2026-11-22T08:00:00Z"),
+            ..first
+        },
+    );
+    outcome(&mut world, back, Err((Rule::Forward, "is not after it")));
+    let said = world.now;
+    world.must(world.write(2, world.unchanged(3)));
+    let known = world.state.registry(registry(3)).unwrap();
+    assert_eq!(known.covered(), Some(said));
+    assert!(known.covered() > captured);
+    // As of marks, only the last is remembered by its digest.
+    assert_eq!(world.state.logged(&first_id), None);
+    // A version that came since needs a new look.
+    let stale = world.write(
+        2,
+        Unchanged {
+            at: world.now.plus_millis(1),
+            ..world.unchanged(3)
+        },
+    );
+    world.must(world.write(2, world.commit(3)));
+    world.now = world.now.plus_millis(1000);
+    outcome(
+        &mut world,
+        stale,
+        Err((Rule::Forward, "is not the newest version")),
+    );
+}
+
 #[test]
 fn home_is_fenced_once_an_activation_is_ordered() {
     let mut world = World::lived();

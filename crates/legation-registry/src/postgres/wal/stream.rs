@@ -17,6 +17,9 @@ const MAX_PENDING: usize = 8 << 20;
 const FED_AT_ONCE: usize = 128 << 10;
 /// The server is told our position at least this often: far below its `wal_sender_timeout` of a minute.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
+/// While nothing comes the server is asked this often whether there is nothing: an objective of ten seconds can then be
+/// shown to hold.
+const ASK_EVERY: Duration = Duration::from_secs(1);
 /// Seconds from 1970 to 2000, where PostgreSQL's clock begins.
 const POSTGRES_EPOCH: u64 = 946_684_800;
 
@@ -54,6 +57,8 @@ struct State {
     flushed: Lsn,
     /// When `flushed` last moved, or everything received was flushed.
     progress: Instant,
+    /// Where the server last said that its log ends, and since when nothing came, until the sink is told.
+    said: Option<(Lsn, Option<Instant>)>,
     end: Option<WalEnd>,
     /// An end that a new attempt would meet again.
     failure: Option<Error>,
@@ -68,6 +73,7 @@ impl Shared {
             received: options.start,
             flushed: options.start,
             progress: Instant::now(),
+            said: None,
             end: None,
             failure: None,
             done: false,
@@ -99,7 +105,7 @@ impl Shared {
 
     /// A standby status update. Written, flushed and applied are one to us: a synchronous commit at any level means
     /// durable, and `remote_apply` must not wait for a replay that never comes.
-    fn status(&self) -> std::io::Result<()> {
+    fn status(&self, answer: bool) -> std::io::Result<()> {
         let flushed = self.lock().flushed.0.to_be_bytes();
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -115,14 +121,23 @@ impl Shared {
             out.extend_from_slice(&flushed);
         }
         out.extend_from_slice(&micros.to_be_bytes());
-        out.push(0);
+        out.push(u8::from(answer));
         self.send(&out)
     }
 
     /// A status that cannot be sent is no end: what the server said before it closed may still wait to be read, and
     /// tells why it closed.
     fn report(&self) {
-        if let Err(e) = self.status() {
+        self.tell(false);
+    }
+
+    /// As [`Shared::report`], and asks for an answer.
+    fn ask(&self) {
+        self.tell(true);
+    }
+
+    fn tell(&self, answer: bool) {
+        if let Err(e) = self.status(answer) {
             tracing::debug!("a status was not sent: {e}");
         }
     }
@@ -153,7 +168,7 @@ fn feed(options: &WalOptions, sink: &mut dyn WalSink, shared: &Shared) -> Result
     let mut batch = Vec::new();
     loop {
         let stop = sink.stop();
-        let end = {
+        let (end, said) = {
             let mut state = shared.lock();
             if state.pending.is_empty() && state.end.is_none() && !stop {
                 state = shared
@@ -163,7 +178,7 @@ fn feed(options: &WalOptions, sink: &mut dyn WalSink, shared: &Shared) -> Result
                     .0;
             }
             std::mem::swap(&mut state.pending, &mut batch);
-            state.end.clone()
+            (state.end.clone(), state.said.take())
         };
         shared.changed.notify_all();
         if batch.is_empty() {
@@ -183,6 +198,11 @@ fn feed(options: &WalOptions, sink: &mut dyn WalSink, shared: &Shared) -> Result
                 shared.advance(flushed);
                 shared.report();
             }
+        }
+        if let Some((end, since)) = said {
+            // What came before it was said is flushed by now, or the time does not count.
+            let since = since.filter(|_| end <= flushed);
+            sink.source_at(end, since.map(|since| since.elapsed()));
         }
         // An end that was seen together with the batch means that nothing came after it.
         let end = if stop { Some(WalEnd::Stopped) } else { end };
@@ -218,6 +238,7 @@ fn read(conn: &mut Conn, options: &WalOptions, shared: &Shared) -> WalEnd {
 fn read_stream(conn: &mut Conn, options: &WalOptions, shared: &Shared) -> Result<WalEnd> {
     let mut position = options.from();
     let mut last_status = Instant::now();
+    let mut rest = Rest::default();
     let mut copy_ended = false;
     let mut next = None;
     loop {
@@ -232,6 +253,10 @@ fn read_stream(conn: &mut Conn, options: &WalOptions, shared: &Shared) -> Result
                 return Ok(WalEnd::NoProgress);
             }
         }
+        if rest.is_due() && !copy_ended {
+            shared.ask();
+            last_status = Instant::now();
+        }
         if last_status.elapsed() > STATUS_EVERY && !copy_ended {
             shared.report();
             last_status = Instant::now();
@@ -245,7 +270,7 @@ fn read_stream(conn: &mut Conn, options: &WalOptions, shared: &Shared) -> Result
                 match take_u8(&mut body)? {
                     b'w' => {
                         let start = Lsn(take_u64(&mut body)?);
-                        let (_end, _time) = (take_u64(&mut body)?, take_u64(&mut body)?);
+                        let (end, _time) = (Lsn(take_u64(&mut body)?), take_u64(&mut body)?);
                         if start != position {
                             return Err(bad(&format!(
                                 "the server went from {position} to {start}"
@@ -261,9 +286,11 @@ fn read_stream(conn: &mut Conn, options: &WalOptions, shared: &Shared) -> Result
                         if let Some(end) = enqueue(options, shared, &body) {
                             return Ok(end);
                         }
+                        shared.lock().said = Some((end.max(position), None));
                     }
                     b'k' => {
-                        let (_end, _time) = (take_u64(&mut body)?, take_u64(&mut body)?);
+                        let (end, _time) = (Lsn(take_u64(&mut body)?), take_u64(&mut body)?);
+                        shared.lock().said = Some((end, rest.answered(end, position)));
                         if take_u8(&mut body)? == 1 {
                             shared.report();
                             last_status = Instant::now();
@@ -292,6 +319,42 @@ fn read_stream(conn: &mut Conn, options: &WalOptions, shared: &Shared) -> Result
             b'T' | b'N' | b'S' => {}
             other => return Err(bad(&format!("message {:?} in a stream", char::from(other)))),
         }
+    }
+}
+
+/// Whether nothing comes because there is nothing: the server's own word, twice.
+///
+/// A keepalive says up to where the server has sent. It looks for more only after it has answered, so what was written
+/// just before may follow the answer; but not the next one. When two answers name the position at which we stand, then
+/// all that was written when the first of them was asked for is here.
+#[derive(Debug, Default)]
+struct Rest {
+    /// When the last question was asked, until it is answered.
+    asked: Option<Instant>,
+    /// The last question that was answered: when, and with which position.
+    before: Option<(Instant, Lsn)>,
+    /// When to ask again.
+    due: Option<Instant>,
+}
+
+impl Rest {
+    fn is_due(&mut self) -> bool {
+        let now = Instant::now();
+        let due = self.asked.is_none() && self.due.is_none_or(|due| now >= due);
+        if due {
+            self.asked = Some(now);
+        }
+        due
+    }
+
+    /// Takes an answer; returns since when nothing is known to have been written beyond `position`.
+    fn answered(&mut self, end: Lsn, position: Lsn) -> Option<Instant> {
+        let asked = self.asked.take()?;
+        self.due = Some(asked + ASK_EVERY);
+        let before = self.before.replace((asked, end));
+        before
+            .filter(|(_, said)| *said == end && end == position)
+            .map(|(since, _)| since)
     }
 }
 
