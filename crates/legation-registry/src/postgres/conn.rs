@@ -463,7 +463,15 @@ impl Stream {
                     if matches!(
                         e.kind(),
                         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-                    ) && Instant::now() < until => {}
+                    ) =>
+                {
+                    if Instant::now() > until {
+                        return Err(Error::refused(
+                            format!("{config} does not answer whether it speaks TLS"),
+                            "check that a PostgreSQL server listens there and that it is not overloaded",
+                        ));
+                    }
+                }
                 Err(e) => return Err(Error::io(what(), e)),
             }
         }

@@ -326,7 +326,7 @@ fn other_releases_are_refused_by_name() {
     ] {
         let port = masquerade(cluster.port, version);
         let config = ConnectConfig::parse_with(
-            &format!("postgresql://postgres@127.0.0.1:{port}/postgres"),
+            &format!("postgresql://postgres@127.0.0.1:{port}/postgres?sslmode=disable"),
             &|_| None,
         )
         .unwrap();

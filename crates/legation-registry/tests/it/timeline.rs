@@ -204,6 +204,15 @@ fn a_base_of_before_is_replayed_over_promotions() {
     let last = wait_for_end(&third);
     third.sql("select pg_promote()");
     third.sql("insert into t values (-5, 5, 'on timeline 3')");
+    // Replayed within the copy, also from a file that begins with what came before the switch.
+    let place = third.dir.path().join("space");
+    std::fs::create_dir(&place).unwrap();
+    crate::cluster::give(&place);
+    third.sql(&format!(
+        "create tablespace late location '{}'",
+        place.display()
+    ));
+    third.sql("create table spaced tablespace late as select 7 as n");
     let lineage = legation_registry::postgres::lineage(&third.config()).unwrap();
     assert_eq!(lineage.timeline, timeline(3));
     assert!(lineage.parents[1].1 >= last && lineage.parents[1].0 == next);
@@ -241,6 +250,10 @@ fn a_base_of_before_is_replayed_over_promotions() {
     let restored = restore_pieces(&sink, reach, all(), Target::EndOfWal, false).unwrap();
     assert_eq!(restored.sql(DIGEST), third.sql(DIGEST));
     assert_eq!(restored.server.replayed().unwrap().timeline, timeline(4));
+    assert_eq!(restored.sql("select n from spaced"), "7");
+    let spaces = std::fs::read_dir(restored.data.join("pg_tblspc")).unwrap();
+    let kinds: Vec<_> = spaces.map(|e| e.unwrap().file_type().unwrap()).collect();
+    assert!(kinds.len() == 1 && kinds[0].is_dir(), "{kinds:?}");
     let clean = restored.server.amcheck(true).unwrap();
     assert_eq!(clean, legation_registry::postgres::Amcheck::Clean);
     drop(restored);

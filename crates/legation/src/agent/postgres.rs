@@ -416,7 +416,7 @@ impl Postgres {
         self.control.push(Kind::Statement, &doubt)?;
         self.broke(None, Cause::Timeline, tail.map(|tail| tail.position.stream))?;
         Ok(match (at, lost) {
-            (None, _) => "another cluster answers at this address".into(),
+            (None, _) => "another history answers, which continues nothing captured".into(),
             (Some(at), None) => {
                 format!("the database's history differs from what was captured, from {at} on")
             }

@@ -171,7 +171,7 @@ pub fn check_log(world: &World) {
     }
 }
 
-fn agent(world: &World, fault: &str, log: &str) -> Daemon {
+pub fn agent(world: &World, fault: &str, log: &str) -> Daemon {
     let mut command = world.legation.command([
         "agent".as_ref(),
         "--config".as_ref(),

@@ -12,8 +12,8 @@ use legation_world::world::World;
 use rustix::process::Signal;
 
 use crate::agent::{
-    PATIENCE, ask, caught_up, check_log, copy, execute, gaps, slot_caught_up, streams, until,
-    version, world,
+    PATIENCE, agent, ask, caught_up, check_log, copy, execute, gaps, slot_caught_up, streams,
+    until, version, world,
 };
 use crate::survive::{alive, destroy_and_reckon};
 
@@ -570,4 +570,39 @@ fn a_damaged_page_is_a_doubt_until_it_is_gone_and_checksums_may_change() {
             .unwrap();
         whole(&world, (0, expected));
     }
+}
+
+#[test]
+fn a_password_that_does_not_fit_ends_the_first_start_and_later_heals() {
+    let mut world = world(36);
+    let spoil = "alter role legation password 'another one'";
+    let mend = format!("alter role legation password '{}'", world.password());
+    execute(&world, spoil);
+    let mut refused = agent(&world, "", "refused.log");
+    let ended = refused.wait(PATIENCE).expect("it should end");
+    let said = refused.said();
+    assert_eq!(ended.code(), Some(3), "{said}");
+    assert!(
+        said.contains("password authentication failed") && said.contains("hint: "),
+        "{said}"
+    );
+
+    execute(&world, &mend);
+    world.start_agent().unwrap();
+    world.wait_protected(PATIENCE).unwrap();
+    // Of what was captured before it is trouble, also over a restart, and the other registry goes on.
+    execute(&world, spoil);
+    kill_agent(&mut world);
+    world.start_agent().unwrap();
+    until_status(&world, "password authentication failed");
+    let gazette = |world: &World| {
+        let lag = world.lag().unwrap_or_default();
+        lag.get(&Registry::Gazette).and_then(|it| it.version)
+    };
+    let before = gazette(&world);
+    std::fs::write(world.press().root.join("meanwhile"), b"news").unwrap();
+    until(&world, "the other goes on", || gazette(&world) > before);
+    execute(&world, &mend);
+    whole(&world, (0, 1));
+    assert!(!status(&world).contains("password"), "{}", status(&world));
 }
