@@ -53,6 +53,7 @@ impl Driver for Config {
             memo: Vec::new(),
             entries: report.entries,
             bytes: count.bytes,
+            found: Default::default(),
         })
     }
 }

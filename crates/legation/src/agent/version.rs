@@ -26,6 +26,7 @@ use super::link::Link;
 use super::outbox::{Kind, Outbox};
 use super::state::State;
 use super::status::Board;
+use super::vitals::{Found, Measured, Vitals};
 use super::writer::{SystemEntropy, Writer, now};
 use crate::exit::{Code, Failure};
 use crate::stop::Stop;
@@ -61,6 +62,8 @@ pub struct Versions {
     pub gate: Gate,
     /// The registry's directory in the spool.
     pub dir: PathBuf,
+    /// What is sealed beside the data.
+    pub vitals: Vitals,
     /// What is shown.
     pub board: Board,
     /// The line: it knows whether the registry is fenced.
@@ -84,6 +87,8 @@ pub struct Taken {
     pub entries: u64,
     /// Bytes of the source.
     pub bytes: u64,
+    /// What was found beside the data.
+    pub found: Found,
 }
 
 impl Versions {
@@ -174,12 +179,38 @@ impl Versions {
                 .with_maps(&self.dir, before);
         drop(root);
         writer.source(kind, source)?;
-        let taken = take(&mut Counted {
+        let mut counted = Counted {
             to: &mut writer,
             versions: self,
             done: 0,
             told: Instant::now(),
-        })?;
+            read: 0,
+            facts: 0,
+            in_place: false,
+        };
+        let mut taken = take(&mut counted)?;
+        let (read, facts, in_place) = (counted.read, counted.facts, counted.in_place);
+        let content = writer.content()?;
+        // What is in place may be read in full and differ in little.
+        let read = if in_place { content.plain } else { read };
+        let committed = memory.version.as_ref().map(|version| version.number);
+        let earlier = self.vitals.earlier(committed);
+        let measured = Measured {
+            entries: taken.entries,
+            bytes: taken.bytes,
+            // Of a database all is read each time; and without a parent nothing can be said to have changed.
+            read: (taken.wal.is_none() && parent.entries().next().is_some()).then_some(read),
+            content,
+        };
+        let record = self.vitals.record(
+            (number, captured.millis()),
+            measured,
+            &mut taken.found,
+            &earlier,
+        );
+        for (key, value) in self.vitals.facts(&record, &earlier, facts) {
+            writer.meta(&key, &value)?;
+        }
         let finished = writer.finish(number)?;
         let list = finished.list;
         let index = Index {
@@ -188,6 +219,8 @@ impl Versions {
             memo: taken.memo,
         };
         index.save(&self.dir, number)?;
+        let doubts = record.flags.clone();
+        self.vitals.keep(record, earlier)?;
         edge::hit("agent.index")?;
         let encoded = list.encode();
         if !self.budget.wait_queued(encoded.len() as u64, &self.stop) {
@@ -239,10 +272,25 @@ impl Versions {
         let signed = self.writer.sign(commit)?;
         self.outbox.push(Kind::Statement, &signed)?;
         edge::hit("agent.commit")?;
+        // After the commit, which they are about: a kill in between leaves them in the sealed record alone.
+        for flag in &doubts {
+            let doubt = self
+                .writer
+                .flagged(self.registry, memory.term, number, flag.cause())?;
+            self.outbox.push(Kind::Statement, &doubt)?;
+            tracing::warn!(registry = %self.registry, version = %number, "the version is flagged: {flag}");
+        }
         self.board.registry(&self.name, |status| {
             status.entries = Some(taken.entries);
             status.source_bytes = Some(taken.bytes);
             status.trouble = None;
+            status.flagged = (!doubts.is_empty()).then(|| {
+                let flags: Vec<_> = doubts.iter().map(ToString::to_string).collect();
+                format!(
+                    "{number} is flagged: {}; look before trusting it: legation bisect",
+                    flags.join(", ")
+                )
+            });
         });
         Ok(number)
     }
@@ -340,6 +388,12 @@ struct Counted<'a> {
     versions: &'a Versions,
     done: u64,
     told: Instant,
+    /// Bytes of files that were read anew.
+    read: u64,
+    /// What the facts take so far.
+    facts: usize,
+    /// Whether a file changes in place.
+    in_place: bool,
 }
 
 impl Counted<'_> {
@@ -362,6 +416,7 @@ impl Sink for Counted<'_> {
 
     fn data(&mut self, offset: u64, bytes: &[u8]) -> SourceResult<()> {
         self.to.data(offset, bytes)?;
+        self.read += bytes.len() as u64;
         self.add(bytes.len() as u64);
         Ok(())
     }
@@ -371,6 +426,7 @@ impl Sink for Counted<'_> {
     }
 
     fn in_place(&mut self) -> SourceResult<Option<u64>> {
+        self.in_place = true;
         self.to.in_place()
     }
 
@@ -392,6 +448,7 @@ impl Sink for Counted<'_> {
     }
 
     fn meta(&mut self, key: &str, value: &str) -> SourceResult<()> {
+        self.facts += key.len() + value.len() + 4;
         self.to.meta(key, value)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use legation_core::id::{RegistryId, StateId, Term, Timeline};
+use legation_core::id::{RegistryId, StateId, Term, Timeline, VersionNo};
 use legation_core::keys::{Entropy, SigningKey};
 use legation_core::statement::{self, Cause, Signed, Statement, Time, WalRange};
 use zeroize::Zeroizing;
@@ -107,6 +107,30 @@ impl Writer {
             term,
             timeline,
             wal,
+            cause,
+            at: now()?,
+        })
+    }
+
+    /// The signed text of a doubt about a version.
+    ///
+    /// # Errors
+    /// As [`Writer::sign`].
+    pub fn flagged(
+        &self,
+        registry: RegistryId,
+        term: Term,
+        version: VersionNo,
+        cause: Cause,
+    ) -> Result<Vec<u8>, Failure> {
+        self.sign(statement::Doubt {
+            state: self.state(),
+            mandate: self.mandate(),
+            registry,
+            term,
+            timeline: None,
+            wal: None,
+            version: Some(version),
             cause,
             at: now()?,
         })
