@@ -1,5 +1,5 @@
-# For people: `make demo` and `make test`. For everything else there is cargo.
-.PHONY: demo test fuzz
+# For people: `make demo`, `make test`, `make sim` and `make fuzz`. For everything else there is cargo.
+.PHONY: demo test sim fuzz
 .SILENT:
 
 target := $(or $(CARGO_TARGET_DIR),target)
@@ -20,3 +20,9 @@ fuzz:
 test:
 	.ci/need
 	.ci/test
+
+# SEEDS=100000 simulates so many worlds, FROM=1000 begins there; SEED=17 shows one, event by event; ARGS="--unattended" and
+# the like go to the program (docs/simulation.md).
+sim:
+	cargo run --release --locked --quiet -p legation-sim --features hooks --bin sim -- \
+	  $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),10000) $(if $(FROM),--from $(FROM))) $(ARGS)

@@ -33,6 +33,7 @@ pub mod replay;
 pub mod sshsig;
 pub mod statement;
 
+pub mod canary;
 #[cfg(any(test, feature = "example"))]
 pub mod example;
 #[cfg(test)]

@@ -3,11 +3,9 @@
 //! Receive times never go back, so one entry stamped by a clock that jumped ahead would bind every later one: orders
 //! would expire, and nothing could be undone. A jump that the monotonic clock does not confirm is not stamped.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use legation_core::statement::Time;
-
-use crate::hosted;
 
 /// How far the clock may be ahead of what this process has measured since it began: time servers correct less.
 const MAX_JUMP: Duration = Duration::from_secs(24 * 3600);
@@ -18,7 +16,7 @@ const LONGEST_REST: Duration = Duration::from_secs(400 * 24 * 3600);
 /// The machine's clock, watched by its monotonic one since this process began.
 pub struct Clock {
     wall: Time,
-    since: Instant,
+    since: Moment,
 }
 
 impl Clock {
@@ -27,14 +25,14 @@ impl Clock {
     /// it is believed once the operator has looked at it, which is no earlier than `checked`.
     pub fn start(last: Time, checked: Option<Time>) -> Self {
         Self {
-            wall: began(hosted::now(), last, checked),
-            since: Instant::now(),
+            wall: began(now(), last, checked),
+            since: Moment::now(),
         }
     }
 
     /// The time, unless it has jumped ahead of both the last stamp and what was measured. Never before `last`.
     pub fn stamp(&self, last: Time) -> Option<Time> {
-        stamp(hosted::now(), last, self.wall, self.since.elapsed())
+        stamp(now(), last, self.wall, self.since.elapsed())
     }
 }
 
@@ -50,6 +48,49 @@ fn stamp(now: Time, last: Time, began: Time, elapsed: Duration) -> Option<Time> 
     let now_ms = u128::from(now.millis());
     let jumped = now_ms > u128::from(last.millis()) + jump && now_ms > measured + jump;
     (!jumped).then(|| now.max(last))
+}
+
+/// The machine's clock, in milliseconds since 1970.
+pub fn now() -> Time {
+    #[cfg(feature = "local")]
+    if let Some((wall, _)) = crate::local::clock() {
+        return wall;
+    }
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis())
+        .ok()
+        .and_then(Time::from_millis)
+        .unwrap_or_default()
+}
+
+/// A moment of the monotonic clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    real: Instant,
+    #[cfg(feature = "local")]
+    set: Option<Duration>,
+}
+
+impl Moment {
+    /// This moment.
+    pub fn now() -> Self {
+        Self {
+            real: Instant::now(),
+            #[cfg(feature = "local")]
+            set: crate::local::clock().map(|(_, monotonic)| monotonic),
+        }
+    }
+
+    /// How long ago it was.
+    pub fn elapsed(&self) -> Duration {
+        #[cfg(feature = "local")]
+        if let (Some(set), Some((_, now))) = (self.set, crate::local::clock()) {
+            return now.saturating_sub(set);
+        }
+        self.real.elapsed()
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use legation_core::id::{OrderId, Sha256, StateId};
 use legation_core::keys::SigningKey;
@@ -16,11 +15,12 @@ use legation_core::release::ReleaseHead;
 use legation_core::statement::{Mandate, Name, Signed, Statement, Time};
 use legation_repo::http::origin;
 use legation_repo::http::wire::StatusBody;
-use legation_repo::log::LogReader;
+use legation_repo::log::{DiskLog, LogReader};
 use legation_repo::state::StateDir;
 use legation_repo::store::Put;
 use tokio::sync::Semaphore;
 
+use crate::clock;
 use crate::config::{EmbassyConfig, EmbassyIdentity, HostedState, Limits};
 use crate::error::EmbassyError;
 use crate::http::Refused;
@@ -179,21 +179,15 @@ impl Hosted {
         keys: &Arc<Keys>,
         limits: Limits,
     ) -> Result<Self, EmbassyError> {
-        let dir = StateDir::create(store, &state)?;
-        // Before anything is counted: it takes room as well. A damaged copy is replaced.
-        dir.put_attachment(&hosted.keyring)?;
-        let keep = Keep::new(dir, reserve, hosted.quota)?;
-        let (log, fold) =
-            sequence::recover(&keep, founding, &origin(&state, label.as_str()), keys)?;
-        keys.check(&fold, label)?;
-        let site = Arc::new(Site {
-            keep,
-            label: label.clone(),
-            signing: keys.signing.clone(),
+        let (site, log) = Site::open(
+            hosted,
+            (state, founding),
+            store,
+            reserve,
+            label,
+            keys,
             limits,
-            fold: RwLock::new(Arc::new(fold)),
-            log: RwLock::new(log.reader()),
-        });
+        )?;
         let journals = Arc::new(Journals::open(site.clone())?);
         let sequencer = Sequencer::start(site.clone(), journals.clone(), log, keys.clone())?;
         Ok(Self {
@@ -278,7 +272,7 @@ impl Hosted {
 }
 
 /// Which state a configured mandate founds.
-fn founded(hosted: &HostedState) -> Result<(StateId, Signed, Mandate), EmbassyError> {
+pub(crate) fn founded(hosted: &HostedState) -> Result<(StateId, Signed, Mandate), EmbassyError> {
     let bad = |why: String| EmbassyError::Mandate(why);
     let founding = Signed::parse(&hosted.mandate).map_err(|e| bad(e.to_string()))?;
     let state = StateId::of_mandate(founding.text().as_bytes());
@@ -290,6 +284,34 @@ fn founded(hosted: &HostedState) -> Result<(StateId, Signed, Mandate), EmbassyEr
 }
 
 impl Site {
+    /// Opens a state's directory, recovers its log and folds it.
+    pub(crate) fn open(
+        hosted: HostedState,
+        (state, founding): (StateId, Signed),
+        store: &std::path::Path,
+        reserve: crate::config::Reserve,
+        label: &Name,
+        keys: &Arc<Keys>,
+        limits: Limits,
+    ) -> Result<(Arc<Self>, DiskLog), EmbassyError> {
+        let dir = StateDir::create(store, &state)?;
+        // Before anything is counted: it takes room as well. A damaged copy is replaced.
+        dir.put_attachment(&hosted.keyring)?;
+        let keep = Keep::new(dir, reserve, hosted.quota)?;
+        let (log, fold) =
+            sequence::recover(&keep, founding, &origin(&state, label.as_str()), keys)?;
+        keys.check(&fold, label)?;
+        let site = Arc::new(Site {
+            keep,
+            label: label.clone(),
+            signing: keys.signing.clone(),
+            limits,
+            fold: RwLock::new(Arc::new(fold)),
+            log: RwLock::new(log.reader()),
+        });
+        Ok((site, log))
+    }
+
     /// The fold as of the last logged batch.
     pub fn fold(&self) -> Arc<State> {
         // Both values here are replaced whole, so a panicked holder leaves them sound.
@@ -338,11 +360,17 @@ pub struct Keys {
 
 impl Keys {
     fn of(identity: EmbassyIdentity) -> Result<Self, EmbassyError> {
-        Ok(Self {
-            signing: Arc::new(identity.signing),
-            log: identity.log,
-            tls: identity.tls.spki_sha256(),
-        })
+        let tls = identity.tls.spki_sha256();
+        Ok(Self::new(identity.signing, identity.log, tls))
+    }
+
+    pub(crate) fn new(
+        signing: SigningKey,
+        log: zeroize::Zeroizing<[u8; legation_core::log::LOG_SEED_LEN]>,
+        tls: Sha256,
+    ) -> Self {
+        let signing = Arc::new(signing);
+        Self { signing, log, tls }
     }
 
     /// The log's signer; every opening of a log takes its own.
@@ -377,11 +405,5 @@ impl Keys {
 
 /// The embassy's clock, in milliseconds since 1970.
 pub fn now() -> Time {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_millis())
-        .ok()
-        .and_then(Time::from_millis)
-        .unwrap_or_default()
+    clock::now()
 }

@@ -9,7 +9,7 @@ mod log;
 mod object;
 mod problem;
 mod small;
-mod statement;
+pub(crate) mod statement;
 #[cfg(feature = "trace-requests")]
 mod trace;
 

@@ -85,6 +85,9 @@ pub struct Journals {
     index: Arc<RwLock<Index>>,
     queue: SyncSender<Job>,
     committer: Mutex<Option<JoinHandle<()>>>,
+    /// The committer itself where it has no thread.
+    #[cfg(feature = "local")]
+    here: Option<Mutex<Committer>>,
 }
 
 impl Journals {
@@ -102,7 +105,56 @@ impl Journals {
             index,
             queue,
             committer: Mutex::new(Some(committer)),
+            #[cfg(feature = "local")]
+            here: None,
         })
+    }
+
+    /// As [`Journals::open`], without a thread: whoever asks does the committer's work himself.
+    #[cfg(feature = "local")]
+    pub fn open_here(site: Arc<Site>) -> Result<Self, EmbassyError> {
+        let index = Arc::new(RwLock::new(recover(&site)?));
+        let committer = Committer::new(site.clone(), index.clone());
+        Ok(Self {
+            site,
+            index,
+            queue: mpsc::sync_channel(1).0,
+            committer: Mutex::new(None),
+            here: Some(Mutex::new(committer)),
+        })
+    }
+
+    /// One group of requests, as the committer's thread takes it.
+    #[cfg(feature = "local")]
+    pub fn append_here(
+        &self,
+        requests: Vec<(Name, RegistryId, StreamId, Bytes)>,
+    ) -> Vec<Result<String, Refused>> {
+        let (mut group, mut answers) = (Vec::new(), Vec::new());
+        for (writer, registry, stream, frames) in requests {
+            let (reply, answer) = oneshot::channel();
+            answers.push(answer);
+            group.push(Job::Append(Append {
+                writer,
+                registry,
+                stream,
+                frames,
+                reply,
+            }));
+        }
+        self.group_here(group);
+        let taken = |mut answer: oneshot::Receiver<_>| answer.try_recv();
+        let answers = answers.into_iter().map(taken);
+        answers
+            .map(|answer| answer.unwrap_or_else(|_| Err(Refused::failed())))
+            .collect()
+    }
+
+    #[cfg(feature = "local")]
+    fn group_here(&self, group: Vec<Job>) {
+        if let Some(mut committer) = self.here.as_ref().and_then(|here| here.lock().ok()) {
+            committer.group(group);
+        }
     }
 
     /// Appends whole frames and waits until they are durable. Returns the acknowledgement.
@@ -143,7 +195,13 @@ impl Journals {
         registries: Vec<(RegistryId, Term)>,
     ) -> Option<Vec<(RegistryId, Option<Stream>)>> {
         let (reply, answer) = mpsc::sync_channel(1);
-        self.queue.send(Job::Ends { registries, reply }).ok()?;
+        let job = Job::Ends { registries, reply };
+        #[cfg(feature = "local")]
+        if self.here.is_some() {
+            self.group_here(vec![job]);
+            return answer.recv().ok();
+        }
+        self.queue.send(job).ok()?;
         answer.recv().ok()
     }
 

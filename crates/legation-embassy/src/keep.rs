@@ -360,6 +360,9 @@ impl Keep {
 
     /// Free bytes above this part of the reserve.
     fn disk_free(&self, part: u64) -> u64 {
+        if let Some((total, free)) = legation_repo::disk::room() {
+            return free.saturating_sub(self.reserve.bytes(total) / part);
+        }
         match rustix::fs::statvfs(self.dir.root()) {
             Ok(fs) => {
                 let total = fs.f_blocks.saturating_mul(fs.f_frsize);

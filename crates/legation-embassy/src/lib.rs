@@ -16,6 +16,9 @@ mod hosted;
 mod http;
 mod journal;
 mod keep;
+#[cfg(feature = "local")]
+#[doc(hidden)]
+pub mod local;
 mod sequence;
 mod server;
 

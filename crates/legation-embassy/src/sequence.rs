@@ -21,7 +21,7 @@ use legation_repo::log::DiskLog;
 use legation_repo::store::StoreError;
 use tokio::sync::oneshot;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::error::EmbassyError;
 use crate::hosted::{self, Keys, Site};
 use crate::http::Refused;
@@ -29,7 +29,7 @@ use crate::journal::Journals;
 use crate::keep::{self, Keep};
 
 /// Most statements that share one sync: bounds how long the first of them waits.
-const MAX_BATCH: usize = 64;
+pub(crate) const MAX_BATCH: usize = 64;
 /// Pause between two looks at a full queue.
 const QUEUE_PAUSE: Duration = Duration::from_millis(5);
 /// Most refused orders that are told of in the log in a while: an attempt is on record, a flood of them is not the log's.
@@ -44,7 +44,7 @@ enum Job {
     Stop,
 }
 
-type Reply = oneshot::Sender<Result<u64, Refused>>;
+pub(crate) type Reply = oneshot::Sender<Result<u64, Refused>>;
 
 /// The queue into the log of one state.
 pub struct Sequencer {
@@ -65,17 +65,7 @@ impl Sequencer {
         let (queue, jobs) = mpsc::sync_channel(site.limits.statements);
         let ready = Arc::new(AtomicBool::new(true));
         let wait = site.limits.queue_wait;
-        let last = site.fold().last_received();
-        let clock = Clock::start(last, site.limits.clock_checked);
-        let mut writer = Writer {
-            site,
-            journals,
-            keys,
-            clock,
-            log: Some(log),
-            told: (Instant::now(), HashSet::new()),
-            ready: ready.clone(),
-        };
+        let mut writer = Writer::new(site, journals, log, keys, ready.clone());
         // Before anything is served: what an accepted order asked for is not delayed by a restart.
         writer.pay_fences();
         let thread = std::thread::Builder::new()
@@ -88,6 +78,17 @@ impl Sequencer {
             ready,
             thread: Mutex::new(Some(thread)),
         })
+    }
+
+    /// No queue and no thread: whoever holds the [`Writer`] does its work himself.
+    #[cfg(feature = "local")]
+    pub(crate) fn absent(ready: Arc<AtomicBool>) -> Self {
+        Self {
+            queue: mpsc::sync_channel(1).0,
+            wait: Duration::ZERO,
+            ready,
+            thread: Mutex::new(None),
+        }
     }
 
     /// Puts a statement through; returns its index in the log, the old one if it was there before.
@@ -220,7 +221,7 @@ fn lacking(keep: &Keep, entry: &Entry, otherwise: EmbassyError) -> EmbassyError 
 }
 
 /// The log's one writer.
-struct Writer {
+pub(crate) struct Writer {
     site: Arc<Site>,
     journals: Arc<Journals>,
     keys: Arc<Keys>,
@@ -228,7 +229,7 @@ struct Writer {
     /// `None` after a failed write, until it is opened anew.
     log: Option<DiskLog>,
     /// Refused orders that the log tells of, since when.
-    told: (Instant, HashSet<Sha256>),
+    told: (Moment, HashSet<Sha256>),
     ready: Arc<AtomicBool>,
 }
 
@@ -240,6 +241,25 @@ struct Batch {
 }
 
 impl Writer {
+    pub(crate) fn new(
+        site: Arc<Site>,
+        journals: Arc<Journals>,
+        log: DiskLog,
+        keys: Arc<Keys>,
+        ready: Arc<AtomicBool>,
+    ) -> Self {
+        let clock = Clock::start(site.fold().last_received(), site.limits.clock_checked);
+        Self {
+            site,
+            journals,
+            keys,
+            clock,
+            log: Some(log),
+            told: (Moment::now(), HashSet::new()),
+            ready,
+        }
+    }
+
     fn run(mut self, jobs: &Receiver<Job>) {
         loop {
             let mut batch = Vec::new();
@@ -247,9 +267,7 @@ impl Writer {
                 Ok(Job::Submit { signed, reply }) => batch.push((signed, reply)),
                 Ok(Job::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
                 Err(mpsc::RecvTimeoutError::Timeout) => {
-                    if self.log.is_none() && self.reopen().is_ok() {
-                        self.pay_fences();
-                    }
+                    self.idle();
                     continue;
                 }
             }
@@ -271,8 +289,15 @@ impl Writer {
         }
     }
 
+    /// Nobody asks for anything: a failed log is opened anew.
+    pub(crate) fn idle(&mut self) {
+        if self.log.is_none() && self.reopen().is_ok() {
+            self.pay_fences();
+        }
+    }
+
     /// Check, log, put in force, act, answer.
-    fn commit(&mut self, jobs: Vec<(Box<Signed>, Reply)>) {
+    pub(crate) fn commit(&mut self, jobs: Vec<(Box<Signed>, Reply)>) {
         if self.log.is_none() && self.reopen().is_err() {
             for (_, reply) in jobs {
                 let _ = reply.send(Err(Refused::failed()));
@@ -323,7 +348,7 @@ impl Writer {
     /// Puts it on record that somebody tried an order that the mandate does not allow.
     fn tell(&mut self, batch: &mut Batch, order: Sha256, refusal: &Refusal) {
         if self.told.0.elapsed() > TOLD_EVERY {
-            self.told = (Instant::now(), HashSet::new());
+            self.told = (Moment::now(), HashSet::new());
         }
         if self.told.1.len() >= MAX_TOLD || !self.told.1.insert(order) {
             return;
@@ -414,7 +439,7 @@ impl Writer {
 
     /// Logs the fences that accepted orders ask for: how far each registry had come when its term ended. The fold in
     /// force refuses the old terms already, so nothing is acknowledged beyond what is written here.
-    fn pay_fences(&mut self) {
+    pub(crate) fn pay_fences(&mut self) {
         let fold = self.site.fold();
         let due: Vec<(OrderId, RegistryId, TermStep)> = fold
             .fences_due()

@@ -144,7 +144,7 @@ impl DirStore {
             file.set_permissions(fs::Permissions::from_mode(0o400))?;
             set?;
         }
-        file.sync_all()?;
+        durable::sync_file(path, &file)?;
         path.parent().map_or(Ok(()), durable::sync_dir)?;
         Ok(true)
     }

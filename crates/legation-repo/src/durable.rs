@@ -10,8 +10,10 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use legation_core::canary::{self, Bug};
 use rustix::fs::OFlags;
 
+use crate::disk::{self, Change};
 use crate::edge;
 use crate::store::StoreError;
 
@@ -59,26 +61,43 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
         .read(true)
         .custom_flags(flags)
         .open(path)?;
-    edge::at("dir.sync", || dir.sync_all())
+    edge::at("dir.sync", || {
+        disk::change(path, Change::SyncDir, || dir.sync_all())
+    })
 }
 
-/// Makes a directory and those above it, each durable in its parent. One that exists is made durable too: an earlier
-/// run may have died between making and syncing it.
+/// Makes a directory and those above it, each durable in its parent. One that exists is made durable too, and so is the
+/// one above it: an earlier run, or an earlier call that failed, may have made it and gone no further.
 pub fn create_dir(path: &Path) -> io::Result<()> {
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
-    match DirBuilder::new().mode(DIR_MODE).create(path) {
+    let above = |path: &Path| {
+        let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
+        parent.map(Path::to_owned)
+    };
+    let parent = above(path);
+    let make = || {
+        disk::change(path, Change::MakeDir, || {
+            DirBuilder::new().mode(DIR_MODE).create(path)
+        })
+    };
+    match make() {
         Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            create_dir(parent.ok_or(e)?)?;
-            match DirBuilder::new().mode(DIR_MODE).create(path) {
+            create_dir(parent.as_deref().ok_or(e)?)?;
+            match make() {
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
                 _ => {}
             }
         }
         Err(e) => return Err(e),
     }
-    parent.map_or(Ok(()), sync_dir)
+    let Some(parent) = parent else { return Ok(()) };
+    sync_dir(&parent)?;
+    match above(&parent).map(|grandparent| sync_dir(&grandparent)) {
+        // A directory that this user may not read is nobody's work of ours.
+        Some(Err(e)) if e.kind() != io::ErrorKind::PermissionDenied => Err(e),
+        _ => Ok(()),
+    }
 }
 
 /// Replaces `path` by a file of `bytes`, for its owner only: after a crash either the old or the new one is there, whole.
@@ -88,11 +107,14 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let dir = parent_of(path)?;
     let temporary = dir.join(temporary_name());
     let written = write_synced(&temporary, bytes, 0o600)
-        .and_then(|_| edge::at("file.rename", || fs::rename(&temporary, path)))
-        .and_then(|()| sync_dir(dir));
+        .and_then(|()| rename(&temporary, path))
+        .and_then(|()| match canary::planted(Bug::NameNotSynced) {
+            true => Ok(()),
+            false => sync_dir(dir),
+        });
     if written.is_err() {
         // Best effort: what stays is swept at the next open.
-        let _ = fs::remove_file(&temporary);
+        let _ = remove(&temporary);
     }
     written
 }
@@ -108,17 +130,26 @@ pub(crate) fn create_once(
     let temporary = scratch.join(temporary_name());
     let created = (|| {
         let mut file = create(&temporary, 0o600)?;
-        edge::at("object.write", || file.write_all(bytes))?;
+        edge::at("object.write", || {
+            disk::change(&temporary, Change::Write(0, bytes), || {
+                file.write_all(bytes)
+            })
+        })?;
         prepare(&file)?;
         file.set_permissions(fs::Permissions::from_mode(0o400))?;
-        edge::at("object.sync", || file.sync_all())?;
-        match edge::at("object.link", || fs::hard_link(&temporary, path)) {
+        edge::at("object.sync", || sync_file(&temporary, &file))?;
+        let link = || {
+            disk::change(&temporary, Change::Link(path), || {
+                fs::hard_link(&temporary, path)
+            })
+        };
+        match edge::at("object.link", link) {
             Ok(()) => Ok(true),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             Err(e) => Err(e),
         }
     })();
-    let _ = fs::remove_file(&temporary);
+    let _ = remove(&temporary);
     if created? {
         sync_dir(parent_of(path)?)?;
         return Ok(true);
@@ -130,11 +161,11 @@ pub(crate) fn create_once(
 pub(crate) fn replace(path: &Path, scratch: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = scratch.join(temporary_name());
     let written = write_synced(&temporary, bytes, 0o400)
-        .and_then(|()| edge::at("file.rename", || fs::rename(&temporary, path)))
+        .and_then(|()| rename(&temporary, path))
         .and_then(|()| sync_dir(parent_of(path)?));
     if written.is_err() {
         // Best effort: what stays is swept at the next open.
-        let _ = fs::remove_file(&temporary);
+        let _ = remove(&temporary);
     }
     written
 }
@@ -144,7 +175,7 @@ pub(crate) fn sweep(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
-            fs::remove_file(entry.path())?;
+            remove(&entry.path())?;
         }
     }
     Ok(())
@@ -155,19 +186,65 @@ fn parent_of(path: &Path) -> io::Result<&Path> {
         .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
 }
 
-fn create(path: &Path, mode: u32) -> io::Result<File> {
-    OpenOptions::new()
+/// Removes a file's name.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    disk::change(path, Change::Remove, || fs::remove_file(path))
+}
+
+/// Removes a directory with all that is in it.
+pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
+    disk::change(path, Change::RemoveTree, || fs::remove_dir_all(path))
+}
+
+/// Makes the bytes of the file at `path` durable.
+pub(crate) fn sync_file(path: &Path, file: &File) -> io::Result<()> {
+    disk::change(path, Change::Sync, || file.sync_all())
+}
+
+/// Opens a file for reading and writing, with what is in it; creates it if it is absent.
+pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
         .write(true)
-        .create_new(true)
-        .mode(mode)
         .custom_flags(no_follow())
-        .open(path)
+        .mode(0o600);
+    match options.open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            options.create(true);
+            disk::change(path, Change::Create, || options.open(path))
+        }
+        opened => opened,
+    }
+}
+
+fn cut(path: &Path, file: &File, length: u64) -> io::Result<()> {
+    disk::change(path, Change::Cut(length), || file.set_len(length))
+}
+
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    edge::at("file.rename", || {
+        disk::change(from, Change::Rename(to), || fs::rename(from, to))
+    })
+}
+
+fn create(path: &Path, mode: u32) -> io::Result<File> {
+    disk::change(path, Change::Create, || {
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .custom_flags(no_follow())
+            .open(path)
+    })
 }
 
 fn write_synced(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let mut file = create(path, mode)?;
-    edge::at("file.write", || file.write_all(bytes))?;
-    edge::at("file.sync", || file.sync_all())
+    edge::at("file.write", || {
+        disk::change(path, Change::Write(0, bytes), || file.write_all(bytes))
+    })?;
+    edge::at("file.sync", || sync_file(path, &file))
 }
 
 /// A file that only grows at its end, synced in groups.
@@ -193,15 +270,7 @@ impl Appender {
         edges: (&'static str, &'static str),
     ) -> Result<Appender, StoreError> {
         let failed = |e| StoreError::io(format!("open {}", path.display()), e);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(no_follow())
-            .open(path)
-            .map_err(failed)?;
+        let file = open_or_create(path).map_err(failed)?;
         let found = file.metadata().map_err(failed)?.len();
         if found < length {
             let why = format!("{found} bytes, fewer than the {length} that were acknowledged");
@@ -211,9 +280,9 @@ impl Appender {
             });
         }
         if found > length {
-            file.set_len(length).map_err(failed)?;
+            cut(path, &file, length).map_err(failed)?;
         }
-        file.sync_all().map_err(failed)?;
+        sync_file(path, &file).map_err(failed)?;
         sync_dir(parent_of(path).map_err(failed)?).map_err(failed)?;
         let path = path.to_owned();
         Ok(Appender {
@@ -240,7 +309,12 @@ impl Appender {
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         self.usable()?;
         let (file, at) = (&self.file, self.length);
-        let written = edge::at(self.edges.0, || file.write_all_at(bytes, at));
+        let write = || {
+            disk::change(&self.path, Change::Write(at, bytes), || {
+                file.write_all_at(bytes, at)
+            })
+        };
+        let written = edge::at(self.edges.0, write);
         self.check("append to", written)?;
         self.length += bytes.len() as u64;
         Ok(())
@@ -253,7 +327,9 @@ impl Appender {
             return Ok(());
         }
         let file = &self.file;
-        let synced = edge::at(self.edges.1, || file.sync_data());
+        let synced = edge::at(self.edges.1, || {
+            disk::change(&self.path, Change::Sync, || file.sync_data())
+        });
         self.check("sync", synced)?;
         self.synced = self.length;
         Ok(())
@@ -262,8 +338,8 @@ impl Appender {
     /// Cuts off what is not known to be synced, and makes the cut durable. For a handle that is finished: after a failed
     /// sync the kernel may show bytes, and call them clean, that no disk holds.
     pub(crate) fn cut(&self) -> io::Result<()> {
-        self.file.set_len(self.synced)?;
-        self.file.sync_all()
+        cut(&self.path, &self.file, self.synced)?;
+        sync_file(&self.path, &self.file)
     }
 
     /// Reads back exactly `range.end - range.start` bytes.

@@ -5,6 +5,7 @@
 
 pub mod check;
 pub mod dir;
+pub mod disk;
 pub mod durable;
 pub mod edge;
 pub mod http;

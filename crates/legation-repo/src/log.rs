@@ -201,7 +201,7 @@ impl DiskLog {
             tail,
             frontier,
         });
-        fs::remove_file(previous).map_err(failed)
+        durable::remove(&previous).map_err(failed)
     }
 
     fn snapshot(&self) -> Arc<Published> {
@@ -243,7 +243,7 @@ fn recover(
     for entry in fs::read_dir(&tails).map_err(failed)? {
         let old = entry.map_err(failed)?.path();
         if old != path {
-            fs::remove_file(old).map_err(failed)?;
+            durable::remove(&old).map_err(failed)?;
         }
     }
     Ok((tree, tail, published))

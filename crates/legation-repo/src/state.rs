@@ -390,7 +390,7 @@ impl StateDir {
             durable::replace(&path, &dir, bytes).map_err(failed)?;
             return Ok(Put::Created);
         }
-        let standing = durable::open_read(&path).and_then(|file| file.sync_all());
+        let standing = durable::open_read(&path).and_then(|file| durable::sync_file(&path, &file));
         standing
             .and_then(|()| path.parent().map_or(Ok(()), durable::sync_dir))
             .map_err(failed)?;

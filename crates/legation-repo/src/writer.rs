@@ -122,9 +122,9 @@ pub struct VersionWriter<'a> {
     /// Small files and tails, waiting to share a frame.
     shared: Zeroizing<Vec<u8>>,
     waiting: Vec<Waiting>,
+    content: Content,
     /// What is kept of files that change in place.
     maps: Option<blocks::Maps>,
-    content: Content,
 }
 
 /// What was written of files, without the tree that lists them.
@@ -210,8 +210,8 @@ impl<'a> VersionWriter<'a> {
             file: None,
             shared: Zeroizing::new(Vec::new()),
             waiting: Vec::new(),
-            maps: None,
             content: Content::default(),
+            maps: None,
         }
     }
 

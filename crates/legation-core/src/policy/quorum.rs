@@ -3,6 +3,7 @@
 use super::state::OrderAccepted;
 use super::{Change, Refusal, Rule, State, hold};
 use crate::attachments::{Attachments, fetch};
+use crate::canary::{self, Bug};
 use crate::keys::SealingKey;
 use crate::order::MAX_UNSEEN;
 use crate::sshsig::Sshsig;
@@ -150,7 +151,8 @@ impl State {
             1 => "1 is abroad".to_owned(),
             n => format!("{n} are abroad"),
         };
-        hold!(abroad >= need, Abroad, "{have}, {need} needed");
+        let counts = !canary::planted(Bug::OffTerritory);
+        hold!(abroad >= need || !counts, Abroad, "{have}, {need} needed");
         Ok(())
     }
 

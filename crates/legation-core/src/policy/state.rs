@@ -1,8 +1,10 @@
 //! What the fold remembers of registries and orders, and how an allowed statement changes it.
 
 use super::{Change, Effect, ProofState, State};
+use crate::canary::{self, Bug};
 use crate::id::{
-    Digest, EpochNo, Generation, OrderId, RegistryId, Sha256, StreamId, Term, VersionNo,
+    Digest, EpochNo, Generation, Lsn, OrderId, RegistryId, Sha256, StreamId, Term, Timeline,
+    VersionNo,
 };
 use crate::statement::{
     Commit, Doubt, EpochSet, Fence, Gap, Mark, Name, Order, Recipient, RegistryRow, Report,
@@ -52,6 +54,22 @@ pub struct EpochState {
     pub index: u64,
     /// When the embassy received it.
     pub received: Time,
+    /// How far its log went, once a later epoch was marked.
+    pub closed: Option<Closed>,
+}
+
+/// How far the log of an epoch is known to have gone when a later epoch was marked. What comes after changes nothing of
+/// it, so that an order is judged as it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// The later epoch's entry.
+    pub index: u64,
+    /// The timeline of the last mark.
+    pub timeline: Timeline,
+    /// Its position.
+    pub lsn: Lsn,
+    /// Its time: see [`MarkState::at`].
+    pub at: Time,
 }
 
 /// A version.
@@ -78,6 +96,14 @@ pub struct MarkState {
     pub index: u64,
     /// When the embassy received it.
     pub received: Time,
+}
+
+impl MarkState {
+    /// As of when it speaks: by the agent's clock, and no later than the embassy received it.
+    #[must_use]
+    pub fn at(&self) -> Time {
+        self.mark.at.min(self.received)
+    }
 }
 
 /// A fence.
@@ -211,6 +237,25 @@ impl RegistryState {
             .get(usize::try_from(epoch.0.checked_sub(1)?).ok()?)
     }
 
+    /// A mark in `later` says that the log left the epoch that was marked last.
+    fn close(&mut self, later: EpochNo, index: u64) {
+        let Some(held) = &self.mark else {
+            return;
+        };
+        let (last, at) = (&held.mark, held.at());
+        let (epoch, timeline, lsn) = (last.epoch, last.timeline, last.lsn);
+        let at_hand = epoch.0.checked_sub(1).and_then(|n| usize::try_from(n).ok());
+        let left = at_hand.and_then(|n| self.epochs.get_mut(n));
+        if let Some(left) = left.filter(|left| later > epoch && left.closed.is_none()) {
+            left.closed = Some(Closed {
+                index,
+                timeline,
+                lsn,
+                at,
+            });
+        }
+    }
+
     /// The newest version that these epochs open.
     #[must_use]
     pub fn newest_within(&self, epochs: &EpochSet) -> Option<&VersionState> {
@@ -251,6 +296,7 @@ impl State {
                     slip,
                     index,
                     received,
+                    closed: None,
                 });
             }),
             Change::Commit(it) => {
@@ -266,6 +312,7 @@ impl State {
                 return vec![Effect::VersionKept { registry, version }];
             }
             Change::Mark(it) => self.with(it.registry, |r| {
+                r.close(it.epoch, index);
                 r.streams.insert(it.stream);
                 r.mark = Some(MarkState {
                     id,
@@ -336,7 +383,8 @@ impl State {
             versions,
         } = accepted;
         let mut effects = Vec::new();
-        if let Some(step) = &order.term {
+        let step = order.term.as_ref();
+        if let Some(step) = step.filter(|_| !canary::planted(Bug::NoFence)) {
             for row in &order.registry {
                 self.with(row.registry, |r| {
                     r.term = step.to;

@@ -208,7 +208,8 @@ impl State {
         self.check_writer((it.state, it.mandate), it.registry, it.term, signed)?;
         check_wal(it.timeline, it.wal.as_ref())?;
         hold!(
-            it.cause != Cause::StandbyRemoved && !it.cause.is_of_version(),
+            !matches!(it.cause, Cause::StandbyRemoved | Cause::DamagedPage)
+                && !it.cause.is_of_version(),
             Fields,
             "'{}' makes a doubt, not a gap",
             it.cause

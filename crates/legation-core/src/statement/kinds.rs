@@ -6,7 +6,7 @@
 use super::field::Rows;
 use super::row::*;
 use super::text::{Lines, MAX_ATTACHMENT, MAX_TEXT, ParseError, kind_of};
-use super::value::{Bytes32, EpochSet, Line, Name, Of, Recipient, Time, VersionPick};
+use super::value::{Bytes32, EpochSet, Line, Name, Of, Recipient, Target, Time, VersionPick};
 use super::word::*;
 use crate::id::{
     Digest, EpochNo, Generation, Lsn, OrderId, RegistryId, Sha256, StateId, StreamId, Term,
@@ -324,7 +324,7 @@ kinds! {
         at: Time,
     }
 
-    /// A range for which zero loss cannot be promised, or a version that is flagged.
+    /// A range for which zero loss cannot be promised, one whose source was damaged, or a version that is flagged.
     Doubt = "doubt", Writer, MAX_TEXT {
         /// Whose.
         state: StateId,

@@ -69,13 +69,6 @@ words! {
     }
 }
 words! {
-    /// Up to where a started registry is replayed.
-    Target {
-        /// To the last position that the embassy acknowledged.
-        EndOfWal = "end-of-wal",
-    }
-}
-words! {
     /// The line of history. Only `main` exists in this version.
     Branch {
         /// The one that counts.
@@ -110,6 +103,8 @@ words! {
         MassDeletion = "mass-deletion",
         /// Of a version: an invariant of the registry does not hold.
         InvariantBroken = "invariant-broken",
+        /// A page of the source failed its own checksum; the versions taken since hold it as it is.
+        DamagedPage = "damaged-page",
     }
 }
 words! {

@@ -53,7 +53,7 @@ pub async fn post(
     Ok((status, Json(receipt)).into_response())
 }
 
-fn receipt(site: &Site, index: u64, old: u64) -> Result<ReceiptBody, Refused> {
+pub(crate) fn receipt(site: &Site, index: u64, old: u64) -> Result<ReceiptBody, Refused> {
     let log = site.log();
     let checkpoint = log.checkpoint();
     let size = checkpoint.size();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, RwLock};
 
+use legation_core::canary::{self, Bug};
 use legation_core::id::{Digest, RegistryId, StreamId, Term};
 use legation_core::journal::{FRAME_HEADER, FrameHeader, FrameKind, Opening, Position as Standing};
 use legation_core::statement::{Ack, Signed};
@@ -78,23 +79,31 @@ impl Committer {
                 let Ok(job) = jobs.try_recv() else { break };
                 group.push(job);
             }
-            let mut waiting = Vec::new();
-            for job in group {
-                match job {
-                    Job::Append(append) => self.take(append, &mut waiting),
-                    Job::Ends { registries, reply } => {
-                        self.commit(&mut waiting);
-                        let _ = reply.send(self.ends(&registries));
-                    }
-                    Job::Stop => {
-                        self.commit(&mut waiting);
-                        return;
-                    }
+            if self.group(group) {
+                return;
+            }
+        }
+    }
+
+    /// What has queued up, under one sync. Whether it was told to stop.
+    pub(super) fn group(&mut self, group: Vec<Job>) -> bool {
+        let mut waiting = Vec::new();
+        for job in group {
+            match job {
+                Job::Append(append) => self.take(append, &mut waiting),
+                Job::Ends { registries, reply } => {
+                    self.commit(&mut waiting);
+                    let _ = reply.send(self.ends(&registries));
+                }
+                Job::Stop => {
+                    self.commit(&mut waiting);
+                    return true;
                 }
             }
-            self.commit(&mut waiting);
-            self.tidy();
         }
+        self.commit(&mut waiting);
+        self.tidy();
+        false
     }
 
     /// Checks and appends one request's frames; it waits for the group's sync unless it is refused.
@@ -336,7 +345,11 @@ impl Committer {
         let Some(open) = self.open.get_mut(&key) else {
             return Err(Refused::failed());
         };
-        let durable = match open.journal.sync() {
+        let synced = match canary::planted(Bug::AckBeforeSync) {
+            true => Ok(open.journal.position()),
+            false => open.journal.sync(),
+        };
+        let durable = match synced {
             Ok(durable) => durable,
             Err(error) => {
                 self.fail(key);

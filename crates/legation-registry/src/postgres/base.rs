@@ -1,7 +1,7 @@
 //! A base backup over the replication protocol, checked against the server's own manifest as it streams.
 //! The replication slot must exist before: WAL from the start on is taken by the receiver, not by the backup.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
 use legation_core::id::{Lsn, Sha256, Timeline};
@@ -9,9 +9,12 @@ use legation_core::manifest::{Entry, EntryKind, Extents, Mtime};
 use legation_core::source::Sink;
 use serde::Deserialize;
 
-use super::conn::{Conn, Message, row, take_cstr, take_u8};
+use super::conf::{CONFIGURATION, Outside};
+use super::conn::{Conn, Message, row, server_error, take_cstr, take_u8};
 use super::crc32c::Crc32c;
 use super::facts::Facts;
+use super::lineage::history_file;
+use super::pages::{Damage, MAX_FOUND, PAGE, Pages};
 use super::probe::{self, Probe, column, replication};
 use super::tar::{Member, MemberKind, Members, TarReader};
 use super::url::ConnectConfig;
@@ -21,8 +24,17 @@ use crate::{Error, Result};
 const MAX_MANIFEST: usize = 256 << 20;
 /// The name under which the server's manifest is kept, and where `pg_verifybackup` looks for it.
 const MANIFEST: &str = "backup_manifest";
-/// The one archive of a cluster without tablespaces.
+/// The archive of the data directory itself; each tablespace has one of its own before it.
 const ARCHIVE: &str = "base.tar";
+/// A version's facts that name damaged pages begin with this; so many are named.
+pub const DAMAGED: &str = "damaged.";
+const DAMAGED_FACTS: usize = 100;
+/// What the server says at the end of a backup in which a page's checksum did not hold (`ERRCODE_DATA_CORRUPTED`).
+const DATA_CORRUPTED: &str = "XX001";
+/// Warnings of the server that are remembered: five for each file are all that it gives.
+const MAX_COMPLAINTS: usize = 5 * MAX_FOUND;
+/// Where tablespaces are kept in a version: as directories, where the source has links.
+const TABLESPACES: &str = "pg_tblspc";
 
 /// How to take a base.
 #[derive(Debug, Clone)]
@@ -58,6 +70,10 @@ pub struct BaseReport {
     pub entries: u64,
     /// How many bytes of files.
     pub bytes: u64,
+    /// Pages whose checksum does not hold at home either: they are kept as they are.
+    pub damaged: Vec<Damage>,
+    /// What the damaged pages are of, in words, as far as the database that the source names knows it.
+    pub damaged_relations: Vec<String>,
 }
 
 /// Takes a base backup into `sink`. The copy is consistent once WAL up to `facts.stop` is kept too.
@@ -77,6 +93,9 @@ pub fn capture(
     let mut backup = Backup {
         sink,
         stop,
+        prefix: Vec::new(),
+        pages: None,
+        complaints: Vec::new(),
         crc: Crc32c::new(),
         path: Vec::new(),
         size: 0,
@@ -86,10 +105,13 @@ pub fn capture(
         owner: (0, 0),
     };
     let (start, timeline) = position(&mut conn, stop, "its start")?;
-    refuse_tablespaces(&mut conn, stop)?;
+    if probe.data_checksums && probe.block_size as usize == PAGE {
+        backup.pages = Some(Pages::new(start.0));
+    }
+    tablespaces(&mut conn, stop)?;
     let manifest = stream(&mut conn, &mut backup)?;
     let (end, end_timeline) = position(&mut conn, stop, "its end")?;
-    finish(&mut conn, stop)?;
+    let is_damaged = finish(&mut conn, stop)?;
     if end_timeline != timeline {
         return Err(bad(&format!(
             "the server went from timeline {timeline} to {end_timeline} during the backup"
@@ -101,13 +123,26 @@ pub fn capture(
         backup.history(&mut conn, timeline)?;
     }
     let facts = facts(&probe, config, options, timeline, start, end);
+    let damaged = match backup.pages.take() {
+        // The server read each page again before it said so.
+        Some(pages) if is_damaged => pages.confirmed(&backup.complaints),
+        _ => Vec::new(),
+    };
+    let mut sql = Conn::sql(config)?;
+    backup.configuration(&Outside::look(&mut sql, config)?)?;
+    let damaged_relations = relations(&mut sql, &damaged)?;
     for (key, value) in facts.to_meta() {
         backup.sink.meta(&key, &value)?;
+    }
+    for (at, what) in damaged_relations.iter().take(DAMAGED_FACTS).enumerate() {
+        backup.sink.meta(&format!("{DAMAGED}{at}"), what)?;
     }
     Ok(BaseReport {
         facts,
         entries: backup.entries,
         bytes: backup.bytes,
+        damaged,
+        damaged_relations,
     })
 }
 
@@ -194,42 +229,64 @@ fn position(conn: &mut Conn, stop: &dyn Fn() -> bool, what: &str) -> Result<(Lsn
     }
 }
 
-fn refuse_tablespaces(conn: &mut Conn, stop: &dyn Fn() -> bool) -> Result<()> {
-    let mut rows = 0;
+/// The list of tablespaces and where they lie at home: nothing that a version needs.
+fn tablespaces(conn: &mut Conn, stop: &dyn Fn() -> bool) -> Result<()> {
     loop {
-        let message = next(conn, stop)?;
-        match message.tag {
-            b'T' => {}
-            b'D' => rows += 1,
-            b'C' if rows <= 1 => return Ok(()),
-            b'C' => {
-                return Err(Error::refused(
-                    "a tablespace outside the data directory appeared: not supported yet",
-                    "move its tables with ALTER TABLE … SET TABLESPACE pg_default and drop it",
-                ));
-            }
+        match next(conn, stop)?.tag {
+            b'T' | b'D' => {}
+            b'C' => return Ok(()),
             tag => return Err(unexpected(tag)),
         }
     }
 }
 
-/// The archive and the manifest; returns the manifest.
+/// Where the members of an archive go: the data directory, or a directory for the tablespace of this number.
+fn place(archive: &str) -> Result<Vec<u8>> {
+    if archive == ARCHIVE {
+        return Ok(Vec::new());
+    }
+    let number = archive.strip_suffix(".tar").filter(|number| {
+        !number.is_empty() && number.len() <= 10 && number.bytes().all(|b| b.is_ascii_digit())
+    });
+    number.map_or_else(
+        || Err(bad(&format!("the server sends an archive {archive:?}"))),
+        |number| Ok(format!("{TABLESPACES}/{number}").into_bytes()),
+    )
+}
+
+/// The archives and the manifest; returns the manifest.
 fn stream(conn: &mut Conn, backup: &mut Backup<'_>) -> Result<Vec<u8>> {
     let mut tar: Option<TarReader> = None;
     let mut manifest: Option<Vec<u8>> = None;
+    let mut seen = BTreeSet::new();
     loop {
-        let message = next(conn, backup.stop)?;
+        let message = conn.next(backup.stop)?;
         let mut body: Bytes = match message.tag {
-            b'H' => continue,
+            b'H' | b'S' => continue,
+            b'N' => {
+                if backup.complaints.len() < MAX_COMPLAINTS {
+                    backup.complaints.push(server_error(&message.body).message);
+                }
+                continue;
+            }
+            b'E' => return Err(conn.server_error(message.body)),
             b'd' => message.body,
             b'c' => break,
             tag => return Err(unexpected(tag)),
         };
         match take_u8(&mut body)? {
             b'n' => {
+                if let Some(tar) = tar.take() {
+                    tar.finish()?;
+                }
                 let name = take_cstr(&mut body)?;
-                if name != ARCHIVE || tar.is_some() {
+                backup.prefix = place(&name)?;
+                if manifest.is_some() || !seen.insert(name.clone()) {
                     return Err(bad(&format!("the server sends an archive {name:?}")));
+                }
+                if name != ARCHIVE {
+                    let prefix = backup.prefix.clone();
+                    backup.dir(&prefix)?;
                 }
                 tar = Some(TarReader::new());
             }
@@ -246,25 +303,72 @@ fn stream(conn: &mut Conn, backup: &mut Backup<'_>) -> Result<Vec<u8>> {
             kind => return Err(bad(&format!("data of kind {:?}", char::from(kind)))),
         }
     }
-    tar.ok_or_else(|| bad("the server sent no archive"))?
-        .finish()?;
+    if !seen.contains(ARCHIVE) {
+        return Err(bad("the server sent no archive of the data directory"));
+    }
+    if let Some(tar) = tar {
+        tar.finish()?;
+    }
     manifest.ok_or_else(|| bad("the server sent no manifest"))
 }
 
-fn finish(conn: &mut Conn, stop: &dyn Fn() -> bool) -> Result<()> {
+/// Waits for the end; true if the server says that there was damage. It says so after it has sent everything.
+fn finish(conn: &mut Conn, stop: &dyn Fn() -> bool) -> Result<bool> {
+    let mut is_damaged = false;
     loop {
-        match next(conn, stop)?.tag {
-            b'Z' => return Ok(()),
-            b'C' => {}
+        let message = conn.next(stop)?;
+        match message.tag {
+            b'Z' => return Ok(is_damaged),
+            b'C' | b'N' | b'S' => {}
+            b'E' => match conn.server_error(message.body) {
+                Error::Server(e) if e.code == DATA_CORRUPTED && e.severity == "ERROR" => {
+                    is_damaged = true;
+                }
+                other => return Err(other),
+            },
             tag => return Err(unexpected(tag)),
         }
     }
+}
+
+/// What damaged pages are of: a relation's name where this database has it, else its file.
+fn relations(conn: &mut Conn, damaged: &[Damage]) -> Result<Vec<String>> {
+    let database = match damaged {
+        [] => return Ok(Vec::new()),
+        _ => conn.scalar("select oid from pg_database where datname = current_database()")?,
+    };
+    let place = format!("base/{}/", database.unwrap_or_default());
+    let mut named = Vec::with_capacity(damaged.len());
+    for one in damaged {
+        let number = one.path.strip_prefix(&place).map(|rest| {
+            let end = rest
+                .find(|c: char| !c.is_ascii_digit())
+                .unwrap_or(rest.len());
+            &rest[..end]
+        });
+        let name = match number {
+            Some(number) if !number.is_empty() => conn.scalar(&format!(
+                "select pg_filenode_relation(0, {number})::regclass"
+            ))?,
+            _ => None,
+        };
+        named.push(match name {
+            Some(name) => format!("{name} ({}) block {}", one.path, one.block),
+            None => one.to_string(),
+        });
+    }
+    Ok(named)
 }
 
 /// Where the members of the archive go on to, with what the manifest check needs kept aside.
 struct Backup<'a> {
     sink: &'a mut dyn Sink,
     stop: &'a dyn Fn() -> bool,
+    /// Where the members of the current archive go, see [`place`].
+    prefix: Vec<u8>,
+    pages: Option<Pages>,
+    /// What the server warned of.
+    complaints: Vec<String>,
     crc: Crc32c,
     path: Vec<u8>,
     size: u64,
@@ -277,6 +381,44 @@ struct Backup<'a> {
 }
 
 impl Backup<'_> {
+    /// Files of configuration that lie outside the data directory.
+    fn configuration(&mut self, outside: &Outside) -> Result<()> {
+        let mut made = BTreeSet::new();
+        for (path, bytes) in &outside.files {
+            let parts: Vec<_> = path.split('/').filter(|part| !part.is_empty()).collect();
+            if parts.iter().any(|part| matches!(*part, "." | "..")) {
+                return Err(bad(&format!("configuration at {path}")));
+            }
+            let mut at = CONFIGURATION.to_owned();
+            for part in &parts {
+                if made.insert(at.clone()) {
+                    self.dir(at.as_bytes())?;
+                }
+                at.push('/');
+                at.push_str(part);
+            }
+            self.whole_file(at.as_bytes(), bytes)?;
+        }
+        Ok(())
+    }
+
+    /// A directory that came outside the archive, such as one in the place of a tablespace's link.
+    fn dir(&mut self, path: &[u8]) -> Result<()> {
+        self.sink.begin(Entry {
+            path: path.to_vec(),
+            kind: EntryKind::Dir,
+            mode: 0o700,
+            uid: self.owner.0,
+            gid: self.owner.1,
+            mtime: Mtime::default(),
+            size: 0,
+            xattrs: Default::default(),
+            extents: Extents::default(),
+        })?;
+        self.entries += 1;
+        Ok(self.sink.end()?)
+    }
+
     /// A file that came outside the archive.
     fn whole_file(&mut self, path: &[u8], bytes: &[u8]) -> Result<()> {
         self.sink.begin(Entry {
@@ -301,11 +443,7 @@ impl Backup<'_> {
 
     /// The ancestry of a timeline that did not begin with the cluster.
     fn history(&mut self, conn: &mut Conn, timeline: Timeline) -> Result<()> {
-        let rows = conn.query_until(&format!("TIMELINE_HISTORY {timeline}"), self.stop)?;
-        let text = rows
-            .first()
-            .and_then(|row| column(row, 1))
-            .ok_or_else(|| bad("no timeline history"))?;
+        let text = history_file(conn, timeline, self.stop)?;
         self.whole_file(
             format!("pg_wal/{:08X}.history", timeline.0).as_bytes(),
             text.as_bytes(),
@@ -314,7 +452,12 @@ impl Backup<'_> {
 }
 
 impl Members for Backup<'_> {
-    fn begin(&mut self, member: Member) -> Result<()> {
+    fn begin(&mut self, mut member: Member) -> Result<()> {
+        if !self.prefix.is_empty() {
+            let within = std::mem::replace(&mut member.path, self.prefix.clone());
+            member.path.push(b'/');
+            member.path.extend_from_slice(&within);
+        }
         let kind = match member.kind {
             MemberKind::File => EntryKind::File,
             MemberKind::Dir => EntryKind::Dir,
@@ -322,6 +465,9 @@ impl Members for Backup<'_> {
         };
         self.owner = (member.uid, member.gid);
         self.path.clone_from(&member.path);
+        if let Some(pages) = &mut self.pages {
+            pages.begin(&member.path);
+        }
         self.size = if kind == EntryKind::File {
             member.size
         } else {
@@ -347,6 +493,9 @@ impl Members for Backup<'_> {
     }
 
     fn data(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        if let Some(pages) = &mut self.pages {
+            pages.data(bytes);
+        }
         self.crc.update(bytes);
         self.bytes += bytes.len() as u64;
         Ok(self.sink.data(offset, bytes)?)
@@ -441,7 +590,7 @@ fn check_manifest(text: &[u8], files: &HashMap<Vec<u8>, (u64, u32)>) -> Result<(
     Ok(())
 }
 
-fn unhex(text: &str) -> Option<Vec<u8>> {
+pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
     let digit = |b: u8| char::from(b).to_digit(16).map(|d| d as u8);
     let (pairs, rest) = text.as_bytes().as_chunks::<2>();
     if !rest.is_empty() {

@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::authentication::sasl::{
+    ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
+};
 use postgres_protocol::message::frontend;
 use rustix::net::sockopt;
 
+use super::tls::{self, Binding, SslMode, Tls};
 use super::url::{ConnectConfig, Host};
 use crate::error::{Context, ServerError};
 use crate::{Error, Result};
@@ -63,7 +66,21 @@ impl Conn {
     }
 
     pub(crate) fn open(config: &ConnectConfig, mode: Mode) -> Result<Self> {
-        let stream = Stream::connect(config)?;
+        let attempts = attempts(config);
+        let (last, first) = attempts.split_last().unwrap_or((&Encrypt::No, &[]));
+        for encrypt in first {
+            match Self::attempt(config, mode, *encrypt) {
+                // What libpq tries without, or with, in its stead: what pg_hba.conf does not admit, and a handshake that fails.
+                Err(Error::Server(e)) if e.code == "28000" => {}
+                Err(Error::Refused { .. }) if *encrypt == Encrypt::IfItCan => {}
+                other => return other,
+            }
+        }
+        Self::attempt(config, mode, *last)
+    }
+
+    fn attempt(config: &ConnectConfig, mode: Mode, encrypt: Encrypt) -> Result<Self> {
+        let stream = Stream::connect(config)?.encrypted(config, encrypt)?;
         let mut conn = Conn {
             stream,
             buffer: BytesMut::new(),
@@ -93,6 +110,13 @@ impl Conn {
     fn authenticate(&mut self, config: &ConnectConfig) -> Result<()> {
         let until = Instant::now() + AUTH_TIMEOUT.max(config.connect_timeout);
         let mut scram: Option<ScramSha256> = None;
+        let (end_point, require) = match (&self.stream, config.tls.binding) {
+            (_, Binding::Disable) => (None, false),
+            (Stream::Tls(tls), binding) => (tls.end_point(), binding == Binding::Require),
+            // Nobody listens in on a socket of this machine; libpq refuses all the same.
+            (_, binding) => (None, binding == Binding::Require),
+        };
+        let (mut binds, mut bound, mut proven) = (false, false, true);
         loop {
             let Some(message) = self.poll(MAX_AUTH_MESSAGE)? else {
                 if Instant::now() > until {
@@ -105,8 +129,16 @@ impl Conn {
                 b'R' => {
                     let code = take_u32(&mut body)?;
                     let mut out = BytesMut::new();
+                    if require && !bound && !matches!(code, 10..=12) {
+                        return Err(not_bound("it asks for no proof that can be bound"));
+                    }
                     match code {
-                        0 => continue,
+                        0 if proven => continue,
+                        0 => {
+                            return Err(unexpected(
+                                "the server let us in before it proved that it knows the password",
+                            ));
+                        }
                         3 => frontend::password_message(password(config)?.as_bytes(), &mut out),
                         5 => {
                             let salt = take::<4>(&mut body)?;
@@ -118,24 +150,37 @@ impl Conn {
                             frontend::password_message(hash.as_bytes(), &mut out)
                         }
                         10 => {
-                            if !body
-                                .split(|b| *b == 0)
-                                .any(|m| m == SCRAM_SHA_256.as_bytes())
-                            {
-                                return Err(unsupported_auth(
-                                    "a SASL mechanism other than SCRAM-SHA-256",
-                                ));
-                            }
-                            let state = ScramSha256::new(
-                                password(config)?.as_bytes(),
-                                ChannelBinding::unsupported(),
-                            );
+                            let offers =
+                                |name: &str| body.split(|b| *b == 0).any(|m| m == name.as_bytes());
+                            let (mechanism, binding) = match &end_point {
+                                Some(hash) if offers(SCRAM_SHA_256_PLUS) => {
+                                    binds = true;
+                                    let binding =
+                                        ChannelBinding::tls_server_end_point(hash.clone());
+                                    (SCRAM_SHA_256_PLUS, binding)
+                                }
+                                _ if require => {
+                                    return Err(not_bound(
+                                        "it does not offer SCRAM-SHA-256-PLUS over TLS",
+                                    ));
+                                }
+                                _ if !offers(SCRAM_SHA_256) => {
+                                    return Err(unsupported_auth(
+                                        "a SASL mechanism other than SCRAM-SHA-256",
+                                    ));
+                                }
+                                // Says that we could have: a server that offered it knows then that somebody took it out.
+                                Some(_) => (SCRAM_SHA_256, ChannelBinding::unrequested()),
+                                None => (SCRAM_SHA_256, ChannelBinding::unsupported()),
+                            };
+                            let state = ScramSha256::new(password(config)?.as_bytes(), binding);
                             let sent = frontend::sasl_initial_response(
-                                SCRAM_SHA_256,
+                                mechanism,
                                 state.message(),
                                 &mut out,
                             );
                             scram = Some(state);
+                            proven = false;
                             sent
                         }
                         11 => {
@@ -154,6 +199,7 @@ impl Conn {
                             state.finish(&body).at(|| {
                                 format!("SCRAM: {} does not know the password itself", self.peer)
                             })?;
+                            (bound, proven) = (binds, true);
                             continue;
                         }
                         7..=9 => return Err(unsupported_auth("GSSAPI or SSPI")),
@@ -283,7 +329,11 @@ impl Conn {
                     return Ok(None);
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(Error::io(&self.peer, e)),
+                Err(e) => {
+                    return Err(
+                        tls::refusal(&self.peer, &e).unwrap_or_else(|| Error::io(&self.peer, e))
+                    );
+                }
             }
         }
     }
@@ -323,10 +373,29 @@ impl Drop for Conn {
     }
 }
 
+/// Whether a connection is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Encrypt {
+    No,
+    IfItCan,
+    Yes,
+}
+
+/// What is tried, in order, until one is let in.
+fn attempts(config: &ConnectConfig) -> Vec<Encrypt> {
+    match (&config.host, config.tls.mode) {
+        (Host::Unix(_), _) | (_, SslMode::Disable) => vec![Encrypt::No],
+        (_, SslMode::Allow) => vec![Encrypt::No, Encrypt::Yes],
+        (_, SslMode::Prefer) => vec![Encrypt::IfItCan, Encrypt::No],
+        _ => vec![Encrypt::Yes],
+    }
+}
+
 /// A TCP or Unix stream with a read time-out of one tick.
 pub(crate) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Box<Tls>),
 }
 
 impl Stream {
@@ -374,6 +443,41 @@ impl Stream {
         }
     }
 
+    /// Asks the server for TLS, and goes over to it.
+    fn encrypted(self, config: &ConnectConfig, encrypt: Encrypt) -> Result<Self> {
+        let (mut socket, host) = match (self, &config.host) {
+            (Stream::Tcp(socket), Host::Tcp(host)) if encrypt != Encrypt::No => (socket, host),
+            (other, _) => return Ok(other),
+        };
+        let what = || format!("TLS with {config}");
+        let mut out = BytesMut::new();
+        frontend::ssl_request(&mut out);
+        socket.write_all(&out).at(what)?;
+        // One byte and no more: what an intruder sends after it, in the clear, is not taken for the server's.
+        let mut answer = [0];
+        let until = Instant::now() + AUTH_TIMEOUT.max(config.connect_timeout);
+        loop {
+            match socket.read_exact(&mut answer) {
+                Ok(()) => break,
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                    ) && Instant::now() < until => {}
+                Err(e) => return Err(Error::io(what(), e)),
+            }
+        }
+        match answer[0] {
+            b'S' => Tls::connect(&config.tls, host, socket).map(|tls| Stream::Tls(Box::new(tls))),
+            b'N' if encrypt == Encrypt::IfItCan => Ok(Stream::Tcp(socket)),
+            b'N' => Err(Error::refused(
+                format!("{config} does not speak TLS, and sslmode asks for it"),
+                "set ssl = on at the server with a certificate; a server that had it may be another one now",
+            )),
+            _ => Err(unexpected("an answer to the request for TLS that is none")),
+        }
+    }
+
     /// Appends what one read gives.
     fn read_some(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
         const CHUNK: usize = 128 << 10;
@@ -382,6 +486,7 @@ impl Stream {
         let result = match self {
             Stream::Tcp(s) => s.read(&mut buffer[start..]),
             Stream::Unix(s) => s.read(&mut buffer[start..]),
+            Stream::Tls(s) => s.read(&mut buffer[start..]),
         };
         buffer.truncate(start + result.as_ref().copied().unwrap_or(0));
         result
@@ -391,6 +496,7 @@ impl Stream {
         match self {
             Stream::Tcp(s) => s.write_all(bytes),
             Stream::Unix(s) => s.write_all(bytes),
+            Stream::Tls(s) => s.write_all(bytes),
         }
     }
 
@@ -398,6 +504,7 @@ impl Stream {
         match self {
             Stream::Tcp(s) => s.try_clone().map(Stream::Tcp),
             Stream::Unix(s) => s.try_clone().map(Stream::Unix),
+            Stream::Tls(s) => s.try_clone().map(|s| Stream::Tls(Box::new(s))),
         }
     }
 
@@ -406,6 +513,7 @@ impl Stream {
         let _ = match self {
             Stream::Tcp(s) => s.shutdown(Shutdown::Both),
             Stream::Unix(s) => s.shutdown(Shutdown::Both),
+            Stream::Tls(s) => s.socket().shutdown(Shutdown::Both),
         };
     }
 }
@@ -417,6 +525,13 @@ fn password(config: &ConnectConfig) -> Result<&str> {
             "put host:port:database:user:password into ~/.pgpass (mode 0600), or set PGPASSWORD",
         )
     })
+}
+
+fn not_bound(why: &str) -> Error {
+    Error::refused(
+        format!("channel_binding=require, and the server does not bind: {why}"),
+        "give the role a scram-sha-256 password and a hostssl line with scram-sha-256, and use sslmode=require or above",
+    )
 }
 
 fn unsupported_auth(what: &str) -> Error {

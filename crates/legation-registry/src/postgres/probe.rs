@@ -6,8 +6,9 @@ use std::fmt;
 
 use legation_core::id::{Lsn, Timeline};
 
+use super::conf::Outside;
 use super::conn::{Conn, Mode, Row};
-use super::url::ConnectConfig;
+use super::url::{ConnectConfig, Host};
 use crate::{Error, Result};
 
 /// The oldest and the newest release that this build captures.
@@ -140,10 +141,14 @@ pub fn probe(config: &ConnectConfig, slot: &str) -> Result<Probe> {
     let mut findings = Findings::default();
     let settings = all_settings(&mut sql)?;
     findings.settings(&settings);
+    findings.line(&settings, config);
     findings.role(&mut sql, config)?;
     findings.cluster(&mut sql)?;
     let slot_state = findings.slot(&mut sql, slot, &settings)?;
     findings.senders(&mut sql, &settings, &slot_state)?;
+    if let Some((what, fix)) = Outside::look(&mut sql, config)?.finding(config) {
+        findings.add("configuration", Severity::Warning, what, fix);
+    }
     let superuser = sql
         .scalar("select rolname from pg_catalog.pg_roles where oid = 10")?
         .unwrap_or_default();
@@ -319,7 +324,8 @@ fn all_settings(conn: &mut Conn) -> Result<BTreeMap<String, String>> {
     Ok(pairs(conn.query(
         "select name, setting from pg_settings where name in ('wal_level','full_page_writes','max_wal_senders',\
          'max_replication_slots','max_slot_wal_keep_size','data_checksums','block_size','wal_segment_size',\
-         'server_version','server_version_num','wal_sender_timeout','fsync','synchronous_standby_names')",
+         'server_version','server_version_num','wal_sender_timeout','fsync','synchronous_standby_names',\
+         'tcp_user_timeout')",
     )?))
 }
 
@@ -395,6 +401,18 @@ impl Findings {
         }
     }
 
+    fn line(&mut self, settings: &BTreeMap<String, String>, config: &ConnectConfig) {
+        let is_unbounded = settings.get("tcp_user_timeout").is_some_and(|v| v == "0");
+        if is_unbounded && matches!(config.host, Host::Tcp(_)) {
+            self.add(
+                "tcp-user-timeout",
+                Severity::Warning,
+                "tcp_user_timeout is 0: if this machine freezes, a checkpoint that takes the slot from it waits for it",
+                "ALTER SYSTEM SET tcp_user_timeout = '30s', then SELECT pg_reload_conf()",
+            );
+        }
+    }
+
     fn role(&mut self, conn: &mut Conn, config: &ConnectConfig) -> Result<()> {
         let may = conn.scalar("select rolreplication or rolsuper from pg_catalog.pg_roles where rolname = current_user")?;
         if may.as_deref() != Some("t")
@@ -415,18 +433,18 @@ impl Findings {
             );
         }
         let spaces = conn.query(
-            "select spcname from pg_tablespace where spcname not in ('pg_default','pg_global')",
+            "select spcname from pg_tablespace where spcname not in ('pg_default','pg_global') order by 1",
         )?;
         if !spaces.is_empty() {
             let names: Vec<_> = spaces.iter().filter_map(|row| column(row, 0)).collect();
             self.add(
                 "tablespaces",
-                Severity::Blocking,
+                Severity::Note,
                 format!(
-                    "tablespaces outside the data directory are not supported yet: {}",
+                    "tablespaces become directories within the data directory of a restored copy: {}",
                     names.join(", ")
                 ),
-                "move their tables with ALTER TABLE … SET TABLESPACE pg_default and drop them",
+                "",
             );
         }
         Ok(())

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use super::tls::{Binding, SslMode, TlsOptions};
 use crate::{Error, Result};
 
 /// Where libpq looks for a socket when no host is named, on Debian and upstream.
@@ -45,6 +46,8 @@ pub struct ConnectConfig {
     pub connect_timeout: Duration,
     /// Settings of the session, like `-c name=value`: they outrank those of the database and of the role.
     pub options: String,
+    /// How the connection is encrypted; of no account on a Unix socket.
+    pub tls: TlsOptions,
 }
 
 impl ConnectConfig {
@@ -60,9 +63,7 @@ impl ConnectConfig {
     pub fn parse_with(url: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
         let parts = Parts::of(url)?;
         let pick = |given: &Option<String>, name: &str| given.clone().or_else(|| env(name));
-        if let Some(mode) = pick(&parts.sslmode, "PGSSLMODE") {
-            check_sslmode(&mode)?;
-        }
+        let tls = tls(&parts, env)?;
         let port = match pick(&parts.port, "PGPORT") {
             None => DEFAULT_PORT,
             Some(p) => p
@@ -105,6 +106,7 @@ impl ConnectConfig {
                 .unwrap_or_else(|| "legation".into()),
             connect_timeout,
             options: String::new(),
+            tls,
         };
         if config.password.is_none() {
             let file = pick(&parts.passfile, "PGPASSFILE")
@@ -198,15 +200,34 @@ impl std::str::FromStr for ConnectConfig {
     }
 }
 
-fn check_sslmode(mode: &str) -> Result<()> {
-    match mode {
-        "disable" | "allow" | "prefer" => Ok(()),
-        _ => Err(Error::refused(
-            format!("sslmode={mode}: encrypted connections to PostgreSQL are not yet supported"),
-            "run the agent beside the database and use its Unix socket (?host=/var/run/postgresql), or sslmode=disable \
-             on a link that you trust",
-        )),
+/// libpq's parameters and variables for TLS.
+fn tls(parts: &Parts, env: &dyn Fn(&str) -> Option<String>) -> Result<TlsOptions> {
+    let pick = |given: &Option<String>, name: &str| given.clone().or_else(|| env(name));
+    for name in ["PGSSLCRL", "PGSSLCRLDIR"] {
+        if env(name).is_some() {
+            return Err(Error::refused(
+                format!("{name} is set, and lists of revoked certificates are not read"),
+                format!("unset {name}, and replace sslrootcert when a certificate is revoked"),
+            ));
+        }
     }
+    let mode = pick(&parts.sslmode, "PGSSLMODE").map(|mode| mode.parse());
+    let binding = pick(&parts.channel_binding, "PGCHANNELBINDING").map(|binding| binding.parse());
+    let path = |given: &Option<String>, name: &str| pick(given, name).map(PathBuf::from);
+    let options = TlsOptions {
+        mode: mode.unwrap_or(Ok(SslMode::Prefer))?,
+        binding: binding.unwrap_or(Ok(Binding::Prefer))?,
+        root: path(&parts.sslrootcert, "PGSSLROOTCERT"),
+        cert: path(&parts.sslcert, "PGSSLCERT"),
+        key: path(&parts.sslkey, "PGSSLKEY"),
+    };
+    if options.root.as_deref() == Some(Path::new("system")) {
+        return Err(Error::refused(
+            "sslrootcert=system: the system's roots are not used",
+            "name the file that holds the root of your server's certificate",
+        ));
+    }
+    Ok(options.with_usual_places(env("HOME").as_deref()))
 }
 
 fn default_host(port: u16) -> Host {
@@ -233,6 +254,10 @@ struct Parts {
     port: Option<String>,
     database: Option<String>,
     sslmode: Option<String>,
+    sslrootcert: Option<String>,
+    sslcert: Option<String>,
+    sslkey: Option<String>,
+    channel_binding: Option<String>,
     application_name: Option<String>,
     connect_timeout: Option<String>,
     passfile: Option<String>,
@@ -286,6 +311,10 @@ impl Parts {
                 "password" => &mut parts.password,
                 "dbname" => &mut parts.database,
                 "sslmode" => &mut parts.sslmode,
+                "sslrootcert" => &mut parts.sslrootcert,
+                "sslcert" => &mut parts.sslcert,
+                "sslkey" => &mut parts.sslkey,
+                "channel_binding" => &mut parts.channel_binding,
                 "application_name" => &mut parts.application_name,
                 "connect_timeout" => &mut parts.connect_timeout,
                 "passfile" => &mut parts.passfile,

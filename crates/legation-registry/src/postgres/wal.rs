@@ -73,6 +73,8 @@ pub enum WalEnd {
     ServerStopped,
     /// The connection broke, or the server ended it, in these words.
     Disconnected(String),
+    /// Another receiver uses the slot, or the server has not noticed yet that our last one is gone; in its words.
+    SlotBusy(String),
     /// Nothing became durable for [`WalOptions::no_progress`], so the connection was dropped.
     NoProgress,
     /// This timeline ends at `switch`; the cluster goes on in `next`. A new base is needed.
@@ -206,8 +208,7 @@ fn refusal(error: Error, options: &WalOptions) -> Started {
     };
     let slot = &options.slot;
     if e.code == "55006" {
-        // The server has not noticed yet that our last receiver is gone.
-        return Started::Ended(WalEnd::Disconnected(e.message.clone()));
+        return Started::Ended(WalEnd::SlotBusy(e.message.clone()));
     }
     Started::Failed(lost(e, slot).unwrap_or(error))
 }

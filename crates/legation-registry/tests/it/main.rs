@@ -4,11 +4,16 @@
 mod ask;
 mod base;
 mod cluster;
+mod damage;
 mod memory;
+mod point;
 mod probe;
+mod record;
 mod sanitise;
 mod shutdown;
+mod spaces;
 mod sqlite;
 mod stream;
 mod timeline;
+mod tls;
 mod tree;

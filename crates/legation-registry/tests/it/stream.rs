@@ -59,7 +59,7 @@ fn a_killed_receiver_goes_on_at_the_exact_position() {
             wal.end(),
             "what was reported is what is kept"
         );
-        if matches!(&report.end, WalEnd::Disconnected(why) if why.contains("is active")) {
+        if matches!(&report.end, WalEnd::SlotBusy(why) if why.contains("is active")) {
             // The server has not noticed yet that the last one is gone.
             std::thread::sleep(Duration::from_millis(300));
         }

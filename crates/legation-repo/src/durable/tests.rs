@@ -70,3 +70,52 @@ fn reading_is_bounded() {
     assert_eq!(read_bounded(&path, 10).unwrap().len(), 10);
     assert!(read_bounded(&path, 9).is_err());
 }
+
+/// What a thread makes and syncs, by name; one directory is made and reported failed.
+#[derive(Default)]
+struct Seen {
+    synced: Vec<PathBuf>,
+    fail: Option<PathBuf>,
+}
+
+impl disk::Watch for Seen {
+    fn before(&mut self, path: &Path, change: &Change<'_>) -> disk::Verdict {
+        if *change == Change::MakeDir && self.fail.as_deref() == Some(path) {
+            self.fail = None;
+            return disk::Verdict::MakeAndFail(io::ErrorKind::Other.into());
+        }
+        disk::Verdict::Make
+    }
+
+    fn made(&mut self, path: &Path, change: &Change<'_>) {
+        if *change == Change::SyncDir {
+            self.synced.push(path.to_owned());
+        }
+    }
+
+    fn room(&self) -> Option<(u64, u64)> {
+        None
+    }
+}
+
+/// Found by the simulation: the journal of a registry was lost with its acknowledged frames, because the directory above
+/// it had been made by a call that then failed, and no later call made that name durable.
+#[test]
+fn a_directory_is_durable_even_if_an_earlier_call_made_the_one_above_and_failed() {
+    let dir = tempfile::tempdir().unwrap();
+    let above = dir.path().join("registry");
+    let seen = std::rc::Rc::new(std::cell::RefCell::new(Seen {
+        fail: Some(above.clone()),
+        ..Seen::default()
+    }));
+    let _watching = disk::watch(seen.clone());
+    assert!(create_dir(&above.join("stream")).is_err());
+    assert!(above.is_dir() && seen.borrow().synced.is_empty());
+    create_dir(&above.join("stream")).unwrap();
+    let synced = |path: &Path| seen.borrow().synced.iter().any(|p| p == path);
+    assert!(synced(&above) && synced(dir.path()));
+    // The same when it was the lower one that an earlier run made and did not sync.
+    seen.borrow_mut().synced.clear();
+    create_dir(&above.join("stream")).unwrap();
+    assert!(synced(&above) && synced(dir.path()));
+}

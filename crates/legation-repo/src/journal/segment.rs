@@ -1,8 +1,8 @@
 //! Reading segments: which there are, what is in them, and where they stop to hold.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use legation_core::id::Digest;
@@ -10,6 +10,7 @@ use legation_core::journal::{Chain, FRAME_HEADER, FrameHeader, MAX_FRAME_BYTES, 
 use legation_core::size::SizeClass;
 
 use super::{MAX_SEGMENT, StreamName};
+use crate::disk::{self, Change};
 use crate::durable;
 use crate::store::StoreError;
 
@@ -69,26 +70,22 @@ impl Segment {
 /// sync and not synced itself. It tells a torn tail from damage to what was acknowledged.
 #[derive(Debug)]
 pub(crate) struct Watermark {
+    path: PathBuf,
     file: File,
 }
 
 impl Watermark {
     pub(super) fn open(dir: &Path) -> io::Result<Watermark> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(durable::no_follow())
-            .open(dir.join(SYNCED))?;
-        Ok(Watermark { file })
+        let path = dir.join(SYNCED);
+        let file = durable::open_or_create(&path)?;
+        Ok(Watermark { path, file })
     }
 
     /// Reads the one in `dir`, if there is one that holds.
     pub(crate) fn peek(dir: &Path) -> Option<(u32, u64)> {
-        let file = durable::open_read(&dir.join(SYNCED)).ok()?;
-        Watermark { file }.read()
+        let path = dir.join(SYNCED);
+        let file = durable::open_read(&path).ok()?;
+        Watermark { path, file }.read()
     }
 
     /// Segment and length; `None` when there is none that holds.
@@ -107,7 +104,9 @@ impl Watermark {
         record.extend_from_slice(&length.to_le_bytes());
         let check = Digest::of(&record);
         record.extend_from_slice(&check.0[..16]);
-        let _ = self.file.write_all_at(&record, 0);
+        let _ = disk::change(&self.path, Change::Write(0, &record), || {
+            self.file.write_all_at(&record, 0)
+        });
     }
 }
 

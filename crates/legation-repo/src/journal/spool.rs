@@ -114,7 +114,7 @@ impl Spool {
         let mut freed = 0;
         for path in free {
             freed += fs::symlink_metadata(&path).map_err(failed)?.len();
-            fs::remove_file(&path).map_err(failed)?;
+            durable::remove(&path).map_err(failed)?;
         }
         durable::sync_dir(dir).map_err(failed)?;
         Ok(freed)
@@ -134,7 +134,7 @@ impl Spool {
         }
         let dir = &self.journal.dir;
         let failed = |e| StoreError::io(format!("remove {}", self.journal.name), e);
-        fs::remove_dir_all(dir).map_err(failed)?;
+        durable::remove_tree(dir).map_err(failed)?;
         dir.parent()
             .map_or(Ok(()), durable::sync_dir)
             .map_err(failed)
@@ -161,7 +161,7 @@ fn finish_removal(dir: &Path, name: &StreamName) -> Result<(), StoreError> {
         }
         let first = segment::first_header(&entry.path()).map_err(failed)?;
         if first.is_some_and(|header| header.seq <= base.seq) {
-            fs::remove_file(entry.path()).map_err(failed)?;
+            durable::remove(&entry.path()).map_err(failed)?;
         }
     }
     durable::sync_dir(dir).map_err(failed)

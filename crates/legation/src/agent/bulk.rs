@@ -200,6 +200,8 @@ impl Bulk {
                 start: wal.start,
                 stop: wal.stop,
                 stream,
+                // Told by the capture: the newest is the one that is committed.
+                checksums: self.state.get().checksums,
             }),
             _ => None,
         };
@@ -214,12 +216,18 @@ impl Bulk {
             bytes: commit.bytes,
             history,
         };
-        self.state
-            .update(|memory| memory.version = Some(version.clone()))?;
+        let memory = self.state.update(|memory| {
+            memory.version = Some(version.clone());
+            if version.breaks == memory.breaks {
+                memory.healing = None;
+            }
+            memory.clone()
+        })?;
         Index::keep_only(&self.dir, commit.version)?;
         tracing::info!(registry = %self.registry, version = %commit.version, entry, "version committed, receipt verified");
         self.board.registry(&self.name, |status| {
             status.show_version(&version);
+            status.healing = memory.healing;
             status.versions_made += 1;
             let took = version.received.saturating_sub(version.captured);
             status.capture_ms = Some(took);

@@ -30,6 +30,7 @@ pub mod streams;
 pub mod tree;
 pub mod version;
 pub mod vitals;
+pub mod way;
 pub mod whole;
 pub mod writer;
 

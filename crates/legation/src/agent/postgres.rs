@@ -14,8 +14,8 @@ use legation_core::statement::{Cause, WalRange};
 use legation_registry::postgres::ask::{Question, ask};
 use legation_registry::postgres::needs::Needs;
 use legation_registry::postgres::{
-    self as driver, BaseOptions, ConnectConfig, Facts, Reread, SlotPosition, SlotState, WalEnd,
-    WalOptions,
+    self as driver, BaseOptions, ConnectConfig, Facts, Lineage, Place, Reread, Severity,
+    SlotPosition, SlotState, WalEnd, WalOptions,
 };
 use legation_repo::edge;
 
@@ -28,6 +28,7 @@ use super::status::now_ms;
 use super::streams::Streams;
 use super::version::{Taken, Versions, source_failure};
 use super::vitals::Found;
+use super::way::{Way, way};
 use crate::config::agent::{Postgres as Config, Probe, WhenFull};
 use crate::exit::{Code, Failure};
 use crate::recover::start::{PROBE_KEY, PROBE_WITHIN_KEY};
@@ -49,6 +50,7 @@ struct Current {
     system_id: u64,
     timeline: Timeline,
     stream: StreamId,
+    checksums: bool,
 }
 
 /// What a comparison with the last run's trace says.
@@ -82,6 +84,8 @@ pub struct Postgres {
     /// What the source is recognised by after a restart.
     history: History,
     current: Mutex<Option<Current>>,
+    /// A position from which the server refused to send, though it was tried: it has removed the log there.
+    removed: Mutex<Option<Lsn>>,
 }
 
 impl Postgres {
@@ -107,6 +111,7 @@ impl Postgres {
             streams,
             history,
             current: Mutex::new(None),
+            removed: Mutex::new(None),
         }
     }
 
@@ -174,69 +179,115 @@ impl Postgres {
             *sealer = None;
         }
         let probe = driver::probe(&self.connect, &self.config.slot).map_err(source_failure)?;
-        if probe.slot == SlotState::Lost {
+        let is_void = match probe.slot {
+            SlotState::Lost => true,
+            // Made by somebody who reserved nothing: it never can be started from.
+            SlotState::Held {
+                restart, active, ..
+            } => restart.is_none() && !active,
+            SlotState::Absent => false,
+        };
+        if is_void {
             // It can never go on; dropping it lets a new one hold WAL from now on.
             driver::drop_slot(&self.connect, &self.config.slot).map_err(source_failure)?;
         } else {
             probe.check().map_err(source_failure)?;
         }
         let slot = driver::ensure_slot(&self.connect, &self.config.slot).map_err(source_failure)?;
+        let lineage = driver::lineage(&self.connect).map_err(source_failure)?;
+        if (lineage.system_id, lineage.timeline) != (slot.system_id, slot.timeline) {
+            return Ok("the database is being promoted".into());
+        }
         let gave_up = self.streams.gave_up();
-        let foreign = self.versions.state.get().foreign;
+        let memory = self.versions.state.get();
         let tail = self
             .streams
             .tail()
-            .filter(|tail| Some(tail.position.stream) != foreign);
-        let same = tail.filter(|tail| tail.is_of(slot.system_id, slot.timeline));
-        let continued = same.filter(|tail| slot.start <= tail.position.end_lsn);
-        let start = continued.map_or(slot.start, |tail| tail.position.end_lsn);
+            .filter(|tail| Some(tail.position.stream) != memory.foreign);
+        let on = match way(tail, memory.lineage.as_ref(), &lineage) {
+            Way::Differs(at) => return self.differs(at),
+            Way::On(timeline, start) => Some((timeline, start)),
+            Way::Anew => None,
+        };
         let mut recent = None;
-        if continued.is_some() && sealer.as_ref().is_none_or(|sealer| !sealer.has_overlap()) {
-            match self.recognise(&slot, start)? {
-                Recognised::Not { at } => return self.differs(at),
-                Recognised::Yes(bytes) => recent = Some(bytes),
-                Recognised::Unknown => {}
+        let mut continued = false;
+        if let Some((timeline, start)) = on {
+            let same = |sealer: &Sealer| sealer.timeline() == timeline && sealer.has_overlap();
+            let held = slot.start <= start;
+            // What the slot does not hold may be there all the same, and what is not compared beside the stream is here.
+            if !held || slot.created || !sealer.as_ref().is_some_and(same) {
+                match self.recognise(&slot, &lineage, start)? {
+                    Recognised::Not { at } => return self.differs(Some(at)),
+                    Recognised::Yes(bytes) => recent = Some(bytes),
+                    Recognised::Unknown => {}
+                }
             }
+            continued = (held || recent.is_some()) && *self.removed() != Some(start);
         }
-        if continued.is_none() {
+        if !continued {
             // A spool that was moved away: the embassy may hold a stream of before, and takes none beside it without a
             // gap.
-            let gone = self.streams.is_empty() && self.versions.state.get().last_epoch.0 > 0;
+            let gone = self.streams.is_empty() && memory.last_epoch.0 > 0;
             if tail.is_some() || gave_up || gone {
-                let cause = match same {
-                    _ if gave_up || gone => Cause::AgentLost,
-                    Some(_) => Cause::SlotLost,
-                    None => Cause::Timeline,
+                let cause = match on {
+                    Some(_) if !gave_up && !gone => Cause::SlotLost,
+                    _ => Cause::AgentLost,
                 };
-                let missing = same.map(|tail| {
+                let missing = tail.and_then(|tail| {
                     let range = WalRange {
                         start: tail.position.end_lsn,
                         stop: slot.start,
                     };
-                    (slot.timeline, range)
+                    (range.start <= range.stop).then_some((slot.timeline, range))
                 });
                 self.broke(missing, cause, None)?;
             }
             // Whatever an earlier connection sealed, nothing of it is continued.
             *sealer = None;
         }
+        *self.removed() = None;
+        let (timeline, next) = match on {
+            Some(on) if continued => on,
+            _ => (slot.timeline, slot.start),
+        };
         let source = Source {
             system_id: slot.system_id,
-            timeline: slot.timeline,
-            next: start,
+            timeline,
+            next,
             segment: u64::from(probe.wal_segment_size),
         };
+        let known = lineage.up_to(timeline);
+        if memory.lineage.as_ref() != Some(&known) {
+            self.versions
+                .state
+                .update(|memory| memory.lineage = Some(known))?;
+        }
+        if sealer
+            .as_ref()
+            .is_some_and(|sealer| sealer.timeline() != timeline)
+        {
+            tracing::info!(registry = %self.versions.registry, %timeline, at = %next, "the database was promoted, and is followed");
+            *sealer = None;
+        }
         let sealer = match sealer {
             Some(sealer) => sealer,
-            None => sealer.insert(Sealer::begin(self.parts(), source, continued.is_some())?),
+            None => sealer.insert(Sealer::begin(self.parts(), source, continued)?),
         };
-        if let Some(recent) = recent {
+        // Of an earlier timeline nothing is compared again: its bytes were, just now.
+        let own = tail.is_some_and(|tail| tail.position.timeline == timeline);
+        if let Some(recent) = recent.filter(|_| continued && own) {
             sealer.recall(&recent);
         }
-        self.receive(sealer, source)
+        self.receive(sealer, source, &slot, probe.data_checksums)
     }
 
-    fn receive(&self, sealer: &mut Sealer, source: Source) -> Result<String, Failure> {
+    fn receive(
+        &self,
+        sealer: &mut Sealer,
+        source: Source,
+        slot: &SlotPosition,
+        checksums: bool,
+    ) -> Result<String, Failure> {
         let mut options = WalOptions::new(
             &self.config.slot,
             source.system_id,
@@ -244,44 +295,69 @@ impl Postgres {
             source.next,
         );
         options.overlap = sealer.overlap();
-        *self.lock() = sealer.stream().map(|stream| Current {
-            system_id: source.system_id,
-            timeline: source.timeline,
-            stream,
-        });
+        // While the rest of an earlier timeline comes no base is taken: it would be of the current one.
+        let is_current = source.timeline == slot.timeline;
+        *self.lock() = sealer
+            .stream()
+            .filter(|_| is_current)
+            .map(|stream| Current {
+                system_id: source.system_id,
+                timeline: source.timeline,
+                stream,
+                checksums,
+            });
         edge::hit("agent.receive")?;
+        let memory = self.versions.state.get();
         self.versions.board.registry(&self.versions.name, |status| {
             status.phase = "streaming".into();
             status.trouble = None;
+            status.healing = memory.healing;
+            status.damaged = memory.damaged;
         });
         let received = driver::receive(&self.connect, &options, sealer);
         *self.lock() = None;
         let report = match received {
             Ok(report) => report,
             Err(_) if sealer.is_full() => return self.hold_off(),
+            Err(error @ legation_registry::Error::Refused { .. }) if source.next < slot.start => {
+                // It was there a moment ago, without anything that held it.
+                *self.removed() = Some(source.next);
+                return Ok(format!("the log from {} on is gone: {error}", source.next));
+            }
             Err(error) => return Err(source_failure(error)),
         };
         match report.end {
             WalEnd::Stopped => Ok("stopped".into()),
             WalEnd::ServerStopped => Ok("the database was shut down".into()),
             WalEnd::Disconnected(why) => Ok(format!("the database is not reached: {why}")),
+            WalEnd::SlotBusy(why) => Ok(format!(
+                "another receiver uses slot {}: {why}; end it, or give this registry a slot of its own",
+                self.config.slot
+            )),
             WalEnd::NoProgress => Ok("the spool made no progress for ten seconds".into()),
-            // The next connection finds another timeline, logs the gap, and a new base follows.
+            // The next connection goes on there.
             WalEnd::TimelineChanged { next, switch } => Ok(format!(
                 "the database went on to timeline {next} at {switch}"
             )),
-            WalEnd::HistoryDiffers { at } => self.differs(at),
+            WalEnd::HistoryDiffers { at } => self.differs(Some(at)),
         }
     }
 
     /// Compares what the source has now with what the last run kept of it, when this run has no bytes of its own to
     /// compare yet. Gives the last bytes before `start`.
-    fn recognise(&self, slot: &SlotPosition, start: Lsn) -> Result<Recognised, Failure> {
+    fn recognise(
+        &self,
+        slot: &SlotPosition,
+        lineage: &Lineage,
+        start: Lsn,
+    ) -> Result<Recognised, Failure> {
         let history = &self.history;
         let comparable = history.last().filter(|trace| {
-            (trace.system_id, trace.timeline) == (slot.system_id, slot.timeline)
-                && trace.bytes > 0
-                && trace.start() >= slot.start
+            let there = match lineage.place(trace.timeline, trace.end.max(start)) {
+                Place::Current | Place::Before { .. } => true,
+                Place::Beyond { .. } | Place::Stranger => false,
+            };
+            trace.system_id == slot.system_id && there && trace.bytes > 0
         });
         let Some(trace) = comparable else {
             return Ok(Recognised::Unknown);
@@ -303,7 +379,7 @@ impl Postgres {
         let came = driver::reread(
             &self.connect,
             slot.system_id,
-            slot.timeline,
+            trace.timeline,
             trace.start()..trace.end.max(start),
             &|| stop.is_up(),
             &mut each,
@@ -319,13 +395,36 @@ impl Postgres {
         })
     }
 
-    /// The source has another history than the newest stream: that is remembered, and nothing continues it.
-    fn differs(&self, at: Lsn) -> Result<String, Failure> {
-        let foreign = self.streams.tail().map(|tail| tail.position.stream);
-        self.broke(None, Cause::Timeline, foreign)?;
-        Ok(format!(
-            "the database's history differs from what was captured, from {at} on"
-        ))
+    /// The source has another history than the newest stream: that is remembered, and nothing continues it. What was
+    /// captured beyond the parting is kept abroad and is not at home any more: that is a doubt.
+    fn differs(&self, at: Option<Lsn>) -> Result<String, Failure> {
+        let tail = self.streams.tail();
+        let lost = tail.zip(at).and_then(|(tail, at)| {
+            let range = WalRange {
+                start: at,
+                stop: tail.position.end_lsn,
+            };
+            (range.start < range.stop).then_some((tail.position.timeline, range))
+        });
+        let memory = self.versions.state.get();
+        let doubt = self.versions.writer.doubt(
+            self.versions.registry,
+            memory.term,
+            lost.clone(),
+            Cause::Timeline,
+        )?;
+        self.control.push(Kind::Statement, &doubt)?;
+        self.broke(None, Cause::Timeline, tail.map(|tail| tail.position.stream))?;
+        Ok(match (at, lost) {
+            (None, _) => "another cluster answers at this address".into(),
+            (Some(at), None) => {
+                format!("the database's history differs from what was captured, from {at} on")
+            }
+            (Some(at), Some((timeline, range))) => format!(
+                "the database's history differs from what was captured, from {at} on: what timeline {timeline} held up to {} is abroad only",
+                range.stop
+            ),
+        })
     }
 
     /// The spool is full: nothing that was sealed is dropped, and the source is let go of until there is room.
@@ -359,10 +458,16 @@ impl Postgres {
             .gap(self.versions.registry, term, missing, cause)?;
         // Logged before it is remembered: a kill between the two finds it again, and rather says it twice than never.
         self.control.push(Kind::Statement, &gap)?;
+        let healing = format!("continuity was lost ({cause}); a new base makes it good");
         self.versions.state.update(|memory| {
             memory.breaks += 1;
             memory.foreign = foreign.or(memory.foreign);
+            memory.lineage = None;
+            memory.healing = Some(healing.clone());
         })?;
+        self.versions.board.registry(&self.versions.name, |status| {
+            status.healing = Some(healing);
+        });
         tracing::warn!(registry = %self.versions.registry, %cause, "continuity was lost; a new base follows");
         Ok(())
     }
@@ -427,9 +532,13 @@ impl Postgres {
         let Some(version) = memory.version else {
             return true;
         };
+        // A promotion that was followed is no break: the version before it is replayed over it.
         let of_history = version.breaks == memory.breaks
             && version.history.as_ref().is_some_and(|history| {
-                history.system_id == current.system_id && history.timeline == current.timeline
+                history.system_id == current.system_id
+                    && history
+                        .checksums
+                        .is_none_or(|known| known == current.checksums)
             });
         let age = Duration::from_millis(now_ms().saturating_sub(version.captured));
         !of_history || age >= self.config.base_every.0
@@ -440,6 +549,7 @@ impl Postgres {
         let began = Instant::now();
         let stop = self.versions.stop.clone();
         let options = BaseOptions::new(&self.config.slot);
+        let (mut damaged, mut range) = (Vec::new(), None);
         let number = self.versions.capture(
             "postgres",
             "cluster",
@@ -451,6 +561,9 @@ impl Postgres {
                 })?;
                 let report = driver::base::capture(&self.connect, &options, sink, &|| stop.is_up())
                     .map_err(source_failure)?;
+                self.versions
+                    .state
+                    .update(|memory| memory.checksums = Some(report.facts.data_checksums))?;
                 if (report.facts.system_id, report.facts.timeline)
                     != (current.system_id, current.timeline)
                 {
@@ -459,6 +572,7 @@ impl Postgres {
                         "the cluster changed while its base was taken",
                     ));
                 }
+                damaged = report.damaged_relations.clone();
                 if let Some(probe) = &self.probe {
                     sink.meta(PROBE_KEY, &probe.sql)?;
                     sink.meta(PROBE_WITHIN_KEY, &probe.within.0.as_millis().to_string())?;
@@ -467,7 +581,8 @@ impl Postgres {
                     start: report.facts.start,
                     stop: report.facts.stop,
                 };
-                self.wait_sealed(wal.stop)?;
+                self.wait_sealed(report.facts.timeline, wal.stop)?;
+                range = Some((report.facts.timeline, wal.clone()));
                 let (found, upto) = self.look(&report.facts, sink)?;
                 let epochs = self.streams.epochs_between(
                     (current.system_id, current.timeline),
@@ -486,6 +601,42 @@ impl Postgres {
             },
         )?;
         tracing::info!(registry = %self.versions.registry, version = %number, took = ?began.elapsed(), "the base is sealed");
+        self.tell_damage(&damaged, range)
+    }
+
+    /// Pages that are damaged at home: a doubt in the log, which names no relation, and what they are for those at home.
+    fn tell_damage(
+        &self,
+        damaged: &[String],
+        range: Option<(Timeline, WalRange)>,
+    ) -> Result<(), Failure> {
+        let said = damaged.first().map(|first| {
+            format!(
+                "{} pages of the source fail their checksums and are captured as they are: {first}{}",
+                damaged.len(),
+                if damaged.len() > 1 { ", …" } else { "" }
+            )
+        });
+        if let Some(said) = &said {
+            for one in damaged {
+                tracing::error!(registry = %self.versions.registry, "a page fails its checksum at the source: {one}");
+            }
+            tracing::error!(registry = %self.versions.registry, "{said}");
+            let memory = self.versions.state.get();
+            let doubt = self.versions.writer.doubt(
+                self.versions.registry,
+                memory.term,
+                range,
+                Cause::DamagedPage,
+            )?;
+            self.control.push(Kind::Statement, &doubt)?;
+        }
+        self.versions
+            .state
+            .update(|memory| memory.damaged = said.clone())?;
+        self.versions
+            .board
+            .registry(&self.versions.name, |status| status.damaged = said);
         Ok(())
     }
 
@@ -544,11 +695,11 @@ impl Postgres {
     }
 
     /// Waits until the log up to `stop` is sealed: only then is it known under which epochs.
-    fn wait_sealed(&self, stop: Lsn) -> Result<(), Failure> {
-        let is_sealed = || {
-            let tail = self.streams.tail();
-            tail.is_some_and(|tail| tail.position.end_lsn >= stop)
-        };
+    fn wait_sealed(&self, timeline: Timeline, stop: Lsn) -> Result<(), Failure> {
+        let tail = || self.streams.tail().map(|tail| tail.position);
+        let is_sealed = || tail().is_some_and(|at| at.timeline == timeline && at.end_lsn >= stop);
+        // A server that was promoted away from there holds pages that no log makes consistent.
+        let is_left = || tail().is_some_and(|at| at.timeline > timeline);
         let began = Instant::now();
         while !is_sealed() {
             if began.elapsed() > SEALED_WITHIN {
@@ -558,7 +709,7 @@ impl Postgres {
                 ));
             }
             let memory = self.versions.state.get();
-            if memory.breaks != memory.capturing {
+            if is_left() || memory.breaks != memory.capturing {
                 return Err(Failure::new(
                     Code::SourceIncomplete,
                     "continuity was lost while the base was taken",
@@ -572,21 +723,40 @@ impl Postgres {
         Ok(())
     }
 
+    fn removed(&self) -> std::sync::MutexGuard<'_, Option<Lsn>> {
+        self.removed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Current>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What stands in the way of capturing this cluster, before anything begins. A cluster that cannot be reached is no
+/// What stands in the way of capturing this cluster, before anything begins. A cluster that ends the connection is no
 /// obstacle: it may come up later.
 ///
 /// # Errors
-/// Code 3 with every blocking finding and its cure.
+/// Code 3 with every blocking finding and its cure; also when the server does not let the role in.
 pub fn preflight(connect: &ConnectConfig, slot: &str) -> Result<(), Failure> {
     match driver::probe(connect, slot) {
         Ok(probe) if probe.slot == SlotState::Lost => Ok(()),
-        Ok(probe) => probe.check().map_err(source_failure),
+        Ok(probe) => {
+            for finding in &probe.findings {
+                if finding.severity == Severity::Warning {
+                    tracing::warn!("{connect}: {finding}");
+                }
+            }
+            probe.check().map_err(source_failure)
+        }
         Err(error @ legation_registry::Error::Refused { .. }) => Err(source_failure(error)),
+        // A wrong password or certificate, and a database that is not there.
+        Err(legation_registry::Error::Server(error))
+            if error.code.starts_with("28") || error.code == "3D000" =>
+        {
+            Err(Failure::new(Code::SourceIncomplete, format!("{connect}: {error}")).hint(
+                "check user, password (~/.pgpass, PGPASSFILE, PGPASSWORD), sslcert and sslkey against pg_hba.conf",
+            ))
+        }
         Err(error) => {
             tracing::warn!("{error}");
             Ok(())

@@ -72,8 +72,14 @@ pub(super) fn preflight(config: &Config) -> Result<(), Failure> {
         }
         if let Some(Source::Postgres(source)) = registry.source.first() {
             let connect = ConnectConfig::parse(&source.url).map_err(source_failure)?;
-            postgres::preflight(&connect, &source.slot)
-                .map_err(|failure| failure.during(&registry.name))?;
+            let checked = postgres::preflight(&connect, &source.slot)
+                .map_err(|failure| failure.during(&registry.name));
+            // What was captured before heals by itself: its trouble is shown, and keeps no other from being captured.
+            let dir = Layout::new(&config.spool.path).registry(&registry.id);
+            match checked {
+                Err(failure) if dir.join("state.json").is_file() => tracing::warn!("{failure}"),
+                other => other?,
+            }
         }
     }
     Ok(())

@@ -116,6 +116,11 @@ impl Sealer {
         self.stream
     }
 
+    /// The timeline of what it takes.
+    pub fn timeline(&self) -> Timeline {
+        self.source.timeline
+    }
+
     /// Where the next byte of WAL goes: everything before it is sealed and synced.
     pub fn next(&self) -> Lsn {
         self.synced

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use legation_core::id::{
     Digest, EpochNo, Generation, Lsn, Sha256, StreamId, Term, Timeline, VersionNo,
 };
+use legation_registry::postgres::Lineage;
 use legation_repo::{durable, edge};
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +37,18 @@ pub struct Memory {
     pub lost: BTreeSet<EpochNo>,
     /// The newest version that the embassy's log holds.
     pub version: Option<Version>,
+    /// The timelines that lead to what is captured: another history under the same numbers is told by them.
+    #[serde(default)]
+    pub lineage: Option<Lineage>,
+    /// Whether pages carried checksums when the newest capture began.
+    #[serde(default)]
+    pub checksums: Option<bool>,
+    /// What was lost, in words, until a version makes it good.
+    #[serde(default)]
+    pub healing: Option<String>,
+    /// What the newest capture found wrong with the source's own files, in words.
+    #[serde(default)]
+    pub damaged: Option<String>,
     /// The newest stream when the source turned out to have another history than it: nothing continues it.
     #[serde(default)]
     pub foreign: Option<StreamId>,
@@ -87,6 +100,9 @@ pub struct History {
     pub stop: Lsn,
     /// The stream that holds WAL from its start on.
     pub stream: StreamId,
+    /// Whether the cluster's pages carried checksums.
+    #[serde(default)]
+    pub checksums: Option<bool>,
 }
 
 /// The memory and its file. Clones share it.

@@ -87,6 +87,12 @@ pub struct RegistryStatus {
     pub flagged: Option<String>,
     /// What is wrong with the source or its capture.
     pub trouble: Option<String>,
+    /// What was lost, until a version makes it good.
+    #[serde(default)]
+    pub healing: Option<String>,
+    /// What the newest base found wrong with the source's own files.
+    #[serde(default)]
+    pub damaged: Option<String>,
     /// What is wrong with the line.
     pub line_trouble: Option<String>,
     /// Why packs wait in the spool, such as an embassy without room.

@@ -182,7 +182,8 @@ impl Streams {
         })
     }
 
-    /// The epochs that the WAL of one history from `from` to before `to` was sealed under.
+    /// The epochs that the WAL of one history from `from` to before `to` was sealed under: on `timeline`, and on those
+    /// before it that lead there without a hole.
     pub fn epochs_between(
         &self,
         (system_id, timeline): (u64, Timeline),
@@ -190,8 +191,15 @@ impl Streams {
         to: Lsn,
     ) -> BTreeSet<EpochNo> {
         let inner = self.lock();
-        let of_history = |one: &&Begun| (one.system_id, one.timeline) == (system_id, timeline);
-        let begun: Vec<_> = inner.begun.iter().filter(of_history).collect();
+        let of_history = |one: &&Begun| one.system_id == system_id && one.timeline <= timeline;
+        let mut begun: Vec<_> = inner.begun.iter().filter(of_history).collect();
+        // An earlier timeline counts only as far as its streams are continued by those of this one.
+        let own = begun.iter().position(|one| one.timeline == timeline);
+        let Some(own) = own else {
+            return BTreeSet::new();
+        };
+        let root = begun[..=own].iter().rposition(|one| !one.linked);
+        begun.drain(..root.unwrap_or(0));
         let mut epochs = BTreeSet::new();
         for (at, one) in begun.iter().enumerate() {
             let end = begun.get(at + 1).map_or(Lsn(u64::MAX), |next| next.first);
@@ -228,7 +236,8 @@ impl Streams {
             (Some(after), Some(at)) if at < after => Wal::Coming,
             // What was acknowledged last is of before the line that now grows.
             (_, None) => Wal::Coming,
-            _ if acked.position.timeline != timeline => Wal::Lost,
+            // A promotion may have gone on from there; a base is sealed on its own timeline before it is committed.
+            _ if acked.position.timeline < timeline => Wal::Lost,
             _ if acked.position.end_lsn < stop => Wal::Coming,
             _ => Wal::Abroad,
         }
@@ -504,7 +513,8 @@ impl Streams {
     pub fn give_up_from(&self, epoch: EpochNo) -> Result<(), Failure> {
         let mut inner = self.lock();
         if !inner.streams.iter().any(|s| s.opening.0.epoch == epoch) {
-            return Ok(());
+            // An earlier call may have come no further.
+            return Ok(durable::sync_dir(&self.dir)?);
         }
         while inner
             .streams
@@ -522,6 +532,9 @@ impl Streams {
             inner.begun.retain(|begun| begun.epoch < epoch);
         }
         inner.arrivals.clear();
+        // Before the epoch is announced again: a stream that came back with the power would be sent under it, and opens
+        // for nobody.
+        durable::sync_dir(&self.dir)?;
         Ok(())
     }
 
@@ -612,13 +625,5 @@ impl Inner {
             self.arrivals.pop_front();
         }
         self.acked = Some(acked);
-    }
-}
-
-/// The timeline of a tail, for comparing histories.
-impl Tail {
-    /// Whether WAL of this cluster and timeline continues what is in the spool.
-    pub fn is_of(&self, system_id: u64, timeline: Timeline) -> bool {
-        self.system_id == system_id && self.position.timeline == timeline
     }
 }

@@ -135,6 +135,31 @@ impl Writer {
             at: now()?,
         })
     }
+
+    /// The signed text of a doubt: about which range, if that is known, and why.
+    ///
+    /// # Errors
+    /// As [`Writer::sign`].
+    pub fn doubt(
+        &self,
+        registry: RegistryId,
+        term: Term,
+        range: Option<(Timeline, WalRange)>,
+        cause: Cause,
+    ) -> Result<Vec<u8>, Failure> {
+        let (timeline, wal) = range.unzip();
+        self.sign(statement::Doubt {
+            state: self.state(),
+            mandate: self.mandate(),
+            registry,
+            term,
+            timeline,
+            wal,
+            version: None,
+            cause,
+            at: now()?,
+        })
+    }
 }
 
 /// Now, as statements write it.

@@ -23,6 +23,7 @@ pub fn open(desk: &Desk, name: &str, order: &Path) -> Result<Sealed, Failure> {
         name,
         version: "latest",
         order: Some(order),
+        target: None,
     };
     let (job, keep) = grant::open(desk, asked)?;
     Ok(Sealed::of(job.open(&keep)?.root()))

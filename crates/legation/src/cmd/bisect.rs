@@ -135,6 +135,7 @@ fn asked<'a>(args: &'a Args, order: Option<&'a Path>) -> Asked<'a> {
         name: &args.name,
         version: "latest",
         order,
+        target: None,
     }
 }
 

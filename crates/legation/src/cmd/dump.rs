@@ -50,6 +50,7 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
             name: &args.name,
             version: &args.version,
             order: args.order.as_deref(),
+            target: None,
         },
     )?;
     let reader = job.open(&keep)?;

@@ -194,6 +194,8 @@ fn print(status: &AgentStatus, age: Duration, ctx: &Ctx) {
         for trouble in [
             &registry.flagged,
             &registry.trouble,
+            &registry.healing,
+            &registry.damaged,
             &registry.line_trouble,
             &registry.ship_trouble,
         ]

@@ -309,6 +309,7 @@ impl Session<'_> {
                 end,
                 keys,
             );
+            let job = job.towards(self.order.target, registry);
             jobs.push((registry.row.tier, (job, at)));
         }
         jobs.sort_by_key(|(tier, (job, _))| (rank(*tier), job.registry));

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use legation_core::id::{EpochNo, Lsn, VersionNo};
+use legation_core::id::{EpochNo, Lsn, RegistryId, VersionNo};
 use legation_core::keys::{EpochRoot, OpeningKey};
-use legation_core::statement::{Act, Order};
+use legation_core::policy::VersionState;
+use legation_core::statement::{Act, Order, Target};
 
 use super::keep::Keep;
 use super::start::Job;
@@ -28,6 +29,23 @@ pub struct Asked<'a> {
     pub version: &'a str,
     /// The grant.
     pub order: Option<&'a Path>,
+    /// The point in time, as an order would name it.
+    pub target: Option<Target>,
+}
+
+impl Asked<'_> {
+    /// How a grant for it is asked for.
+    fn grant(&self) -> String {
+        let which = match self.target {
+            Some(Target::Lsn(lsn)) => format!("--target-lsn {lsn}"),
+            Some(Target::Time(time)) => format!("--target-time {time}"),
+            _ => format!("--version {}", self.version),
+        };
+        format!(
+            "legation order new grant {} --grant read {which} --out grant.txt",
+            self.name
+        )
+    }
 }
 
 /// Checks the grant against the log and opens what was released for it.
@@ -83,7 +101,7 @@ pub fn open(desk: &Desk, asked: Asked<'_>) -> Result<(Job, Keep), Failure> {
         None,
         keys,
     );
-    Ok((job, keep))
+    Ok((job.towards(order.target, registry), keep))
 }
 
 /// What could be restored without any key: for showing a plan.
@@ -98,9 +116,17 @@ pub fn plan(desk: &Desk, asked: Asked<'_>) -> Result<(Job, Option<(Lsn, Lsn)>), 
             format!("the mandate names no registry {}", asked.name),
         )
     })?;
-    let version = match asked.version {
-        "latest" => registry.head(),
-        text => {
+    let version = match (asked.version, asked.target) {
+        ("latest", Some(target)) => {
+            let size = desk.state().size();
+            let found = registry.version_for(target, size);
+            return found.map_or_else(
+                || Err(super::point::outside(registry, asked.name, target)),
+                |version| sketch(desk, id, version),
+            );
+        }
+        ("latest", None) => registry.head(),
+        (text, _) => {
             let number = text
                 .parse()
                 .map_err(|_| Failure::usage(format!("{text:?} is no version; use latest or v7")))?;
@@ -113,6 +139,14 @@ pub fn plan(desk: &Desk, asked: Asked<'_>) -> Result<(Job, Option<(Lsn, Lsn)>), 
             asked.name
         ))
     })?;
+    sketch(desk, id, version)
+}
+
+fn sketch(
+    desk: &Desk,
+    id: RegistryId,
+    version: &VersionState,
+) -> Result<(Job, Option<(Lsn, Lsn)>), Failure> {
     let held = Keep::Remote(desk.client.clone()).streams(id)?;
     let job = Job::sketch(
         desk.state().id(),
@@ -124,7 +158,7 @@ pub fn plan(desk: &Desk, asked: Asked<'_>) -> Result<(Job, Option<(Lsn, Lsn)>), 
     Ok((job, window))
 }
 
-type Keys = BTreeMap<(legation_core::id::RegistryId, EpochNo), EpochRoot>;
+type Keys = BTreeMap<(RegistryId, EpochNo), EpochRoot>;
 
 fn keys(desk: &Desk, asked: Asked<'_>) -> Result<(Order, Keys), Failure> {
     let path = asked.order.ok_or_else(|| {
@@ -132,10 +166,7 @@ fn keys(desk: &Desk, asked: Asked<'_>) -> Result<(Order, Keys), Failure> {
             Code::Refused,
             "opening data takes a grant of the officers: --order grant.txt",
         )
-        .hint(format!(
-            "legation order new grant {} --grant read --version {} --out grant.txt",
-            asked.name, asked.version
-        ))
+        .hint(asked.grant())
     })?;
     let (order, _) = orders::load(path)?;
     let refused = |why: String| Err(Failure::new(Code::Refused, why));

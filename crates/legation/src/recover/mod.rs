@@ -6,6 +6,7 @@ pub mod activate;
 pub mod grant;
 pub mod journal;
 pub mod keep;
+pub mod point;
 pub mod ready;
 pub mod scope;
 pub mod sealed;

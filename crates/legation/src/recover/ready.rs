@@ -129,11 +129,15 @@ pub fn dry_run(
         "order",
         &serde_json::json!({
             "order": order.order, "embassy": label, "accepted": accepted, "expires": order.expires.to_string(),
-            "grant": order.grant.to_string(),
+            "grant": order.grant.to_string(), "target": order.target.map(|target| target.to_string()),
         }),
         format!(
-            "order {} at embassy {label}: {}",
+            "order {} at embassy {label}{}: {}",
             order.order,
+            match order.target {
+                Some(target) if target.is_point() => format!(", up to {target}"),
+                _ => String::new(),
+            },
             if accepted {
                 "accepted"
             } else {

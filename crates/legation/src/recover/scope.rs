@@ -59,12 +59,13 @@ impl Held {
         streams.iter().map(held).collect()
     }
 
-    /// Whether this stream goes on exactly where `before` ends, in the same history.
+    /// Whether this stream goes on exactly where `before` ends, in the same history: a promotion there goes on in a later
+    /// timeline, and never in an earlier one.
     fn continues(&self, before: &Self) -> bool {
         self.previous == Some((before.stream, before.chain))
             && self.first == before.end
-            && (self.system_id, self.timeline, self.term)
-                == (before.system_id, before.timeline, before.term)
+            && (self.system_id, self.term) == (before.system_id, before.term)
+            && self.timeline >= before.timeline
     }
 }
 

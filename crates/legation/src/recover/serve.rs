@@ -10,6 +10,7 @@ use legation_registry::postgres::{RunAs, Serve, Server, Target, TcpAuth};
 
 use super::activate::step;
 use super::keep::Keep;
+use super::point;
 use super::seat::{Measured, Seat};
 use super::sqlite;
 use super::start::{self, Job, Source};
@@ -69,6 +70,8 @@ struct Came {
     asked: u32,
     doubt: Option<String>,
     port: Option<u16>,
+    /// Prepared transactions that wait for their end.
+    waiting: Vec<String>,
 }
 
 /// Starts one registry and says so, in the log and to the operator.
@@ -188,7 +191,23 @@ fn attempt(
         serve
     };
     let watch = ctx.watch(&job.name, "bytes");
-    let sources = start::restore(job, keep, &dir, Target::EndOfWal, &serve_at, &watch)?;
+    let target = match &job.limit {
+        // Decided before anything of it is written.
+        Some(goal) => {
+            let found = point::find(job, keep, goal, &watch)?;
+            for note in &found.notes {
+                ctx.out.note(format!("{}: {note}", job.name));
+            }
+            ctx.out.fact(
+                "target",
+                &serde_json::json!({ "registry": job.name, "target": goal.to_string(), "decision": point::json(&found.decision) }),
+                format!("{}: {goal}: stops at {}", job.name, point::told(&found.decision)),
+            );
+            Target::Lsn(found.decision.stop)
+        }
+        None => Target::EndOfWal,
+    };
+    let sources = start::restore(job, keep, &dir, target, &serve_at, &watch)?;
     watch.finish();
     step(seat, order, job.registry, StepKind::Restored, None)?;
 
@@ -202,6 +221,7 @@ fn attempt(
         asked: 0,
         doubt: None,
         port: None,
+        waiting: Vec::new(),
     };
     for source in &sources {
         let Some((plan, serve)) = &source.database else {
@@ -232,6 +252,11 @@ fn attempt(
         for note in source.notes.iter().chain(&answered.reset) {
             ctx.out.note(format!("{}: {note}", job.name));
         }
+        if !answered.waiting.is_empty() {
+            let waiting = point::waiting(&answered.waiting);
+            ctx.out.note(format!("{}: {waiting}", job.name));
+        }
+        came.waiting.extend(answered.waiting);
         step(
             seat,
             order,
@@ -312,6 +337,7 @@ fn tell(
             "lsn": came.lsn, "timeline": came.timeline.map(|timeline| timeline.0),
             "probes": format!("{} of {}", came.passed, came.asked), "host": came.port.map(|_| LISTEN), "port": came.port,
             "path": path, "as_of": as_of.map(|time| time.to_string()), "rpo_ms": rpo_ms, "rto_ms": rto_ms, "doubt": doubt,
+            "prepared": came.waiting,
         }),
         format!(
             "{:<12} {:<4} {}   serving {:.1} s",

@@ -10,9 +10,11 @@ use std::time::Duration;
 use legation_core::id::{EpochNo, Lsn, RegistryId, StateId, StreamId};
 use legation_core::keys::EpochRoot;
 use legation_core::manifest::{Entry, SourceRoot};
-use legation_core::policy::VersionState;
+use legation_core::policy::{RegistryState, VersionState};
 use legation_core::source::{Restorer, SourceError, SourceResult};
-use legation_core::statement::RootRow;
+use legation_core::statement::{RootRow, Target as OrderTarget};
+use legation_registry::postgres::point::{Goal, PgTime};
+use legation_registry::postgres::record::Prepared;
 use legation_registry::postgres::{
     self as driver, Binaries, Facts, Plan, Replayed, Serve, Server, Target,
 };
@@ -21,6 +23,7 @@ use legation_repo::reader::{Check, DEFAULT_CACHE, KeySource, VersionName, Versio
 
 use super::journal::{End, Wal, reach, try_opening};
 use super::keep::{Frames, Keep};
+use super::point::{self, Survey};
 use super::scope::{self, Held};
 use super::{damaged, unreachable};
 use crate::exit::Failure;
@@ -36,7 +39,7 @@ pub(super) const OWN_PROBE: &str = "the registry's own probe";
 /// A version cannot ask for more: its probe must not keep the others from serving.
 const PROBE_WITHIN_MOST: Duration = Duration::from_secs(600);
 /// The source kind of a database cluster.
-const POSTGRES: &str = "postgres";
+pub(super) const POSTGRES: &str = "postgres";
 /// A version's fact that names the query which must answer true before it serves.
 pub const PROBE_KEY: &str = "probe.sql";
 /// A version's fact that says how many milliseconds that query may take.
@@ -64,6 +67,10 @@ pub struct Job {
     pub short: Option<String>,
     /// Streams that were set aside, in words.
     pub aside: Vec<String>,
+    /// The point that the order opens it up to, if it names one.
+    pub limit: Option<Goal>,
+    /// Up to when everything that was committed is in the streams, as far as the log tells.
+    pub protected: Option<PgTime>,
     /// Every stream of the registry, for a cluster whose segments are larger than most.
     held: Vec<Held>,
     /// What kept a stream of the chain from being read.
@@ -133,6 +140,8 @@ impl Job {
             keys: Arc::new(keys),
             short,
             aside: chain.aside,
+            limit: None,
+            protected: None,
             held: held.to_vec(),
             unread,
         }
@@ -156,9 +165,39 @@ impl Job {
             keys: Arc::default(),
             short: None,
             aside: Vec::new(),
+            limit: None,
+            protected: None,
             held: held.to_vec(),
             unread: None,
         }
+    }
+
+    /// The same, up to where its order goes and no further: what lies after that stays shut, and is not missed.
+    #[must_use]
+    pub fn towards(mut self, target: Option<OrderTarget>, registry: &RegistryState) -> Self {
+        self.protected = point::protected(registry, &self.streams);
+        self.limit = point::goal(target);
+        if self.limit.is_some() {
+            self.short = None;
+        }
+        self
+    }
+
+    /// What kept a stream of the chain from being read, if anything did.
+    pub(super) fn readable(&self) -> Result<(), Failure> {
+        self.unread.clone().map_or(Ok(()), Err)
+    }
+
+    /// The WAL that a base needs whose first segment begins at `from`, opened.
+    pub(super) fn wal<'a>(&'a self, keep: &'a Keep, from: Lsn) -> Wal<'a> {
+        Wal::new(
+            move |stream| keep.frames(self.registry, stream),
+            &*self.keys,
+            self.state,
+            self.registry,
+            scope::reaching_back(&self.streams, &self.held, from),
+            self.end,
+        )
     }
 
     /// Bytes of WAL that will be written for the replay.
@@ -196,7 +235,7 @@ impl Job {
     }
 
     /// Writes the WAL beside the restored files, opened and in order, and the configuration that replays it. Where
-    /// something does not belong to the WAL the plan ends before it; returns why.
+    /// something does not belong to the WAL the plan ends before it.
     fn replayable(
         &self,
         keep: &Keep,
@@ -205,28 +244,28 @@ impl Job {
         target: Target,
         serve: &Serve,
         watch: &Watch,
-    ) -> Result<(Option<String>, Vec<String>), Failure> {
-        let streams = scope::reaching_back(&self.streams, &self.held, plan.wal_from);
+    ) -> Result<Readied, Failure> {
         let mut short = None;
         loop {
-            let mut wal = Wal::new(
-                move |stream| keep.frames(self.registry, stream),
-                &*self.keys,
-                self.state,
-                self.registry,
-                streams.clone(),
-                self.end,
-            );
+            let mut wal = self.wal(keep, plan.wal_from);
+            let mut survey = Survey::new(&plan.facts, plan.until);
             let mut pieces = wal.by_ref().map(|piece| {
                 go_on(watch)?;
                 let piece = piece?;
                 watch.add(piece.bytes.len() as u64);
+                survey.push(piece.start, &piece.bytes);
                 Ok(piece)
             });
             let prepared = driver::prepare(path, plan, serve, &mut pieces);
             drop(pieces);
             let error = match prepared {
-                Ok(notes) => return Ok((short, notes)),
+                Ok(notes) => {
+                    return Ok(Readied {
+                        short,
+                        notes,
+                        waiting: survey.waiting(path),
+                    });
+                }
                 Err(error) => error,
             };
             // The driver passes on that the WAL could not be read; why, with its exit code, is said where it was read.
@@ -315,6 +354,14 @@ impl Restorer for Watched<'_> {
     }
 }
 
+/// What there is to say of a database that was made ready to start.
+#[derive(Debug, Default)]
+struct Readied {
+    short: Option<String>,
+    notes: Vec<String>,
+    waiting: Vec<Prepared>,
+}
+
 /// A restored source.
 #[derive(Debug)]
 pub struct Source {
@@ -332,6 +379,8 @@ pub struct Source {
     pub short: Option<String>,
     /// What of the database's configuration could not be carried over, in words.
     pub notes: Vec<String>,
+    /// Prepared transactions of a database that wait for their end.
+    pub waiting: Vec<Prepared>,
     /// Entries restored.
     pub entries: u64,
     /// Bytes of files restored.
@@ -352,9 +401,7 @@ pub fn restore(
     serve: &dyn Fn(&Path) -> Serve,
     watch: &Watch,
 ) -> Result<Vec<Source>, Failure> {
-    if let Some(why) = &job.unread {
-        return Err(why.clone());
-    }
+    job.readable()?;
     let reader = job.open(keep)?;
     let sources = &reader.root().sources;
     let files = sources.iter().map(|source| source.bytes).sum::<u64>();
@@ -383,11 +430,12 @@ pub fn restore(
         };
         let result = reader.restore(at, b"", &mut restorer, &mut |_| {})?;
         let report = restorer.to.finish()?;
-        let (mut short, mut notes) = (None, Vec::new());
+        let mut readied = Readied::default();
         let database = match plan {
             Some(mut plan) => {
                 let serve = serve(&path);
-                (short, notes) = job.replayable(keep, &path, &mut plan, target, &serve, watch)?;
+                readied = job.replayable(keep, &path, &mut plan, target, &serve, watch)?;
+                readied.notes.extend(damaged_at_home(&source.meta));
                 Some((plan, serve))
             }
             None => None,
@@ -398,14 +446,31 @@ pub fn restore(
             database,
             sqlite,
             probe: probe(&source.meta),
-            short,
-            notes,
+            short: readied.short,
+            notes: readied.notes,
+            waiting: readied.waiting,
             entries: result.entries,
             bytes: result.bytes,
             left_out: report.left_out.len(),
         });
     }
     Ok(done)
+}
+
+/// What was damaged already when it was captured, in words.
+fn damaged_at_home(meta: &BTreeMap<String, String>) -> Option<String> {
+    let mut named = meta
+        .iter()
+        .filter(|(key, _)| key.starts_with(driver::base::DAMAGED))
+        .map(|(_, what)| what);
+    let first = named.next()?;
+    Some(format!(
+        "pages failed their checksums at home and are as they were: {first}{}",
+        match named.count() {
+            0 => String::new(),
+            more => format!(", and {more} more"),
+        }
+    ))
 }
 
 /// The registry's own probe, as its version says.
@@ -432,6 +497,8 @@ pub struct Answered {
     pub unfit: Option<String>,
     /// Settings of its databases and roles that were reset, in words.
     pub reset: Vec<String>,
+    /// Prepared transactions that wait for their end, by name.
+    pub waiting: Vec<String>,
 }
 
 /// Starts a restored database and waits until it takes connections.
@@ -465,6 +532,7 @@ pub fn ask(
 ) -> Result<Answered, Failure> {
     let replayed = server.replayed()?;
     let settled = server.settle()?;
+    let waiting = server.prepared()?;
     let sql = |sql: &str| server.probe(None, sql, PROBE_WITHIN);
     let mut asked: Vec<(&str, bool)> = vec![
         ("accepts connections", sql("select true").unwrap_or(false)),
@@ -505,6 +573,7 @@ pub fn ask(
         failed,
         unfit,
         reset: settled.reset,
+        waiting,
     })
 }
 

@@ -20,10 +20,10 @@ use rustix::process::Signal;
 use crate::survive;
 
 /// Nothing that is waited for here takes as long as this, even on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A small state whose agent captures one cluster and one directory.
-fn world(seed: u64) -> World {
+pub fn world(seed: u64) -> World {
     let mut options = Options::new(Path::new(env!("CARGO_BIN_EXE_legation")));
     options.seed = seed;
     options.scale = 0.01;
@@ -38,7 +38,7 @@ fn world(seed: u64) -> World {
 }
 
 /// Waits until `done` says so; says what the agent thinks if it never does.
-fn until(world: &World, what: &str, mut done: impl FnMut() -> bool) {
+pub fn until(world: &World, what: &str, mut done: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !done() {
         if Instant::now() > end {
@@ -53,13 +53,13 @@ fn until(world: &World, what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-fn ask(world: &World, query: &str) -> String {
+pub fn ask(world: &World, query: &str) -> String {
     let cluster = &world.clusters[&Registry::Land];
     let mut client = cluster.connect(SUPERUSER, "land").unwrap();
     client.query_one(query, &[]).unwrap().get(0)
 }
 
-fn execute(world: &World, statements: &str) {
+pub fn execute(world: &World, statements: &str) {
     let cluster = &world.clusters[&Registry::Land];
     cluster
         .connect(SUPERUSER, "land")
@@ -69,7 +69,7 @@ fn execute(world: &World, statements: &str) {
 }
 
 /// Everything that the cluster has flushed is acknowledged abroad.
-fn caught_up(world: &World) -> bool {
+pub fn caught_up(world: &World) -> bool {
     let flushed = pg::lsn(&ask(world, "select pg_current_wal_flush_lsn()::text")).unwrap();
     world.lag().is_ok_and(|lag| {
         lag.get(&Registry::Land)
@@ -77,14 +77,14 @@ fn caught_up(world: &World) -> bool {
     })
 }
 
-fn phase(world: &World) -> String {
+pub fn phase(world: &World) -> String {
     let lag = world.lag().unwrap_or_default();
     lag.get(&Registry::Land)
         .and_then(|land| land.raw["phase"].as_str().map(str::to_owned))
         .unwrap_or_default()
 }
 
-fn version(world: &World) -> u64 {
+pub fn version(world: &World) -> u64 {
     let lag = world.lag().unwrap_or_default();
     lag.get(&Registry::Land)
         .and_then(|land| land.version)
@@ -93,7 +93,7 @@ fn version(world: &World) -> u64 {
 
 /// The streams of the cluster on the embassy's disk, in order, each with its first and last position; every frame is
 /// read and checked against the chain on the way.
-fn streams(world: &World) -> Vec<(StreamId, EpochNo, Lsn, Lsn)> {
+pub fn streams(world: &World) -> Vec<(StreamId, EpochNo, Lsn, Lsn)> {
     let state = world.state.parse().unwrap();
     let registry: RegistryId = world.id(Registry::Land).parse().unwrap();
     let store = StateDir::open_reader(&world.store(), &state).unwrap();
@@ -156,7 +156,7 @@ fn check_continuity(world: &World) {
 }
 
 /// The log replays, and nothing in it is outside the mandate.
-fn check_log(world: &World) {
+pub fn check_log(world: &World) {
     let copy = world.path("log-copy");
     let desk = world.path("desk/legation.toml");
     for verb in ["mirror", "verify"] {
@@ -372,7 +372,7 @@ fn an_agent_that_the_mandate_does_not_know_is_refused() {
 }
 
 /// Waits until the server knows that everything it has flushed is held abroad or in the spool.
-fn slot_caught_up(world: &World) {
+pub fn slot_caught_up(world: &World) {
     until(world, "the slot stands at the end", || {
         ask(
             world,
@@ -418,7 +418,7 @@ fn a_database_that_restarts_just_after_a_segment_began_goes_on() {
 }
 
 /// Gaps in the log.
-fn gaps(world: &World) -> usize {
+pub fn gaps(world: &World) -> usize {
     let desk = world.path("desk/legation.toml");
     let shown = world.legation.ok([
         "--config".as_ref(),
@@ -432,7 +432,7 @@ fn gaps(world: &World) -> usize {
     shown.unwrap().records().unwrap().len()
 }
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     let copied = std::process::Command::new("cp")
         .arg("-a")
         .arg(from)

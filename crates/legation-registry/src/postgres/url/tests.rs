@@ -76,18 +76,31 @@ fn what_is_wrong_is_said() {
     check("postgresql://a@h/%zz", &[], "% escape");
     check("postgresql://a@h/%0", &[], "% escape");
     check("postgresql://a@[::1/d", &[], "'[' without ']'");
-    for mode in ["require", "verify-ca", "verify-full"] {
-        check(
-            &format!("postgresql://a@h/d?sslmode={mode}"),
-            &[],
-            "not yet supported",
-        );
-        check(
-            "postgresql://a@h/d",
-            &[("PGSSLMODE", mode)],
-            "not yet supported",
-        );
-    }
+    check(
+        "postgresql://a@h/d?sslmode=maybe",
+        &[],
+        "sslmode=maybe is not known",
+    );
+    check(
+        "postgresql://a@h/d",
+        &[("PGSSLMODE", "maybe")],
+        "sslmode=maybe is not known",
+    );
+    check(
+        "postgresql://a@h/d?channel_binding=x",
+        &[],
+        "channel_binding=x is not known",
+    );
+    check(
+        "postgresql://a@h/d?sslrootcert=system",
+        &[],
+        "system's roots",
+    );
+    check(
+        "postgresql://a@h/d",
+        &[("PGSSLCRL", "/x")],
+        "PGSSLCRL is set",
+    );
     check("postgresql://a@h/d?sslmode=prefer", &[], "postgresql://a@h");
 }
 
@@ -114,4 +127,27 @@ fn lines_of_the_password_file() {
     assert_eq!(fields("# h:1:d:u:p"), None);
     assert_eq!(fields("h:1:d:u"), None);
     assert_eq!(fields("h:1:d:u:p\\"), None);
+}
+
+#[test]
+fn tls_is_asked_for_as_libpq_asks() {
+    let mode = |url: &str, env: &[(&str, &str)]| parse(url, env).unwrap().tls;
+    assert_eq!(mode("postgresql://a@h/d", &[]).mode, SslMode::Prefer);
+    let named = "postgresql://a@h/d?sslmode=verify-full&sslrootcert=/r&sslcert=/c&sslkey=/k&channel_binding=require";
+    let expected = TlsOptions {
+        mode: SslMode::VerifyFull,
+        binding: Binding::Require,
+        root: Some("/r".into()),
+        cert: Some("/c".into()),
+        key: Some("/k".into()),
+    };
+    assert_eq!(mode(named, &[("PGSSLMODE", "disable")]), expected);
+    let variables = [
+        ("PGSSLMODE", "verify-full"),
+        ("PGSSLROOTCERT", "/r"),
+        ("PGSSLCERT", "/c"),
+        ("PGSSLKEY", "/k"),
+        ("PGCHANNELBINDING", "require"),
+    ];
+    assert_eq!(mode("postgresql://a@h/d", &variables), expected);
 }

@@ -29,6 +29,14 @@ pub(super) struct Begun {
     pub(super) timeline: Timeline,
     pub(super) first: Lsn,
     pub(super) epoch: EpochNo,
+    /// Whether it continues the one before it.
+    #[serde(default = "linked")]
+    pub(super) linked: bool,
+}
+
+/// Where a record does not say: too many epochs are better than one too few.
+fn linked() -> bool {
+    true
 }
 
 impl Begun {
@@ -38,6 +46,7 @@ impl Begun {
             timeline: header.timeline,
             first: header.first_lsn,
             epoch: header.epoch,
+            linked: opening.previous.is_some(),
         }
     }
 }

@@ -27,6 +27,17 @@ fn fill(streams: &Streams, n: u8, frames: u64) -> Position {
 
 /// Begins stream number `n` at `lsn`, naming the end of `tail` as its past.
 fn fill_at(streams: &Streams, n: u8, frames: u64, lsn: Lsn, tail: Option<Tail>) -> Position {
+    fill_on(streams, n, frames, lsn, tail, Timeline(1))
+}
+
+fn fill_on(
+    streams: &Streams,
+    n: u8,
+    frames: u64,
+    lsn: Lsn,
+    tail: Option<Tail>,
+    timeline: Timeline,
+) -> Position {
     let start = StreamStart {
         state: STATE,
         registry: registry(),
@@ -35,7 +46,7 @@ fn fill_at(streams: &Streams, n: u8, frames: u64, lsn: Lsn, tail: Option<Tail>) 
         stream: StreamId([n; 16]),
         branch: 0,
         system_id: 77,
-        timeline: Timeline(1),
+        timeline,
         lsn,
         previous: tail.map(|tail| (tail.position.stream, tail.position.chain)),
     };
@@ -44,7 +55,7 @@ fn fill_at(streams: &Streams, n: u8, frames: u64, lsn: Lsn, tail: Option<Tail>) 
     streams.begin(start.stream, &opening).unwrap();
     for frame in 0..frames {
         let at = Lsn(lsn.0 + frame * 1000);
-        let sealed = sealer.frame(at, Timeline(1), &[7; 1000]).unwrap();
+        let sealed = sealer.frame(at, timeline, &[7; 1000]).unwrap();
         streams
             .append(start.stream, sealer.position().seq, sealed)
             .unwrap();
@@ -186,6 +197,24 @@ fn streams_that_nobody_can_open_are_given_up_with_what_continues_them() {
     assert_eq!(open(dir.path()).tail().unwrap().position, kept);
 }
 
+#[cfg(feature = "faults")]
+#[test]
+fn what_was_given_up_does_not_come_back_with_the_power() {
+    use legation_repo::edge::{Fault, arm, disarm};
+    let dir = tempfile::tempdir().unwrap();
+    let streams = open(dir.path());
+    fill(&streams, 1, 2);
+    fill(&streams, 2, 2);
+    // Nobody may go on before the names are gone for good, however often it is tried.
+    for _ in 0..2 {
+        arm("dir.sync", 1, Fault::Eio);
+        assert!(streams.give_up_from(EpochNo(2)).is_err());
+        assert!(!disarm(), "the directory is synced");
+    }
+    streams.give_up_from(EpochNo(2)).unwrap();
+    assert!(!streams.has(EpochNo(2)) && streams.has(EpochNo(1)));
+}
+
 #[test]
 fn the_epochs_of_wal_are_remembered_when_the_streams_are_gone() {
     let dir = tempfile::tempdir().unwrap();
@@ -214,6 +243,33 @@ fn the_epochs_of_wal_are_remembered_when_the_streams_are_gone() {
     assert!(elsewhere.is_empty());
     again.give_up_from(EpochNo(4)).unwrap();
     assert_eq!(of(&again, 0, 50_000), [1, 2, 3]);
+}
+
+#[test]
+fn a_promotion_that_was_followed_is_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let streams = open(dir.path());
+    let base = 0x0100_0000;
+    let first = StreamId([1; 16]);
+    fill_at(&streams, 1, 3, Lsn(base), None);
+    let tail = streams.tail();
+    let stop = fill_on(&streams, 2, 2, Lsn(base + 3000), tail, Timeline(2)).end_lsn;
+    ship(&streams, usize::MAX);
+    // A base of before the promotion is complete, and one of after it needs the segment's beginning from before.
+    assert_eq!(
+        streams.covers(first, Timeline(1), Lsn(base + 2500)),
+        Wal::Abroad
+    );
+    let of = |streams: &Streams, timeline, from: u64, to: u64| {
+        let history = (77, Timeline(timeline));
+        let epochs = streams.epochs_between(history, Lsn(base + from), Lsn(base + to));
+        epochs.iter().map(|epoch| epoch.0).collect::<Vec<_>>()
+    };
+    assert_eq!(of(&streams, 2, 0, 4000), [1, 2]);
+    assert_eq!(of(&streams, 1, 0, 4000), [1]);
+    // What continues nothing needs nothing of before.
+    fill_on(&streams, 3, 2, stop, None, Timeline(3));
+    assert_eq!(of(&streams, 3, 0, 9000), [3]);
 }
 
 #[test]

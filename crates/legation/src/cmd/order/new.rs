@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use legation_core::id::{OrderId, RegistryId, Term, VersionNo};
+use legation_core::id::{Lsn, OrderId, RegistryId, Term, VersionNo};
 use legation_core::keys::{Entropy, OpeningKey};
 use legation_core::statement::{
-    Act, Annex, Bytes32, Line, Mode, Order, Recipient, ScopeRow, Target, TermStep, TitleRow,
+    Act, Annex, Bytes32, Line, Mode, Order, Recipient, ScopeRow, Target, TermStep, Time, TitleRow,
     VersionPick, YesNo,
 };
+use legation_registry::postgres::point::PgTime;
 
 use crate::config::units::Span;
 use crate::ctx::Ctx;
@@ -24,7 +25,7 @@ const FEW_GENERATIONS: usize = 2;
 #[derive(Debug, clap::Args)]
 #[command(disable_version_flag = true)]
 #[command(
-    after_help = "Example:\n  legation order new activate --all --grant read-write --at a --reason \"Home does not answer\" --valid 12h --out order.txt\n  legation order new grant land --grant read --version latest --valid 24h --out grant.txt"
+    after_help = "Example:\n  legation order new activate --all --grant read-write --at a --reason \"Home does not answer\" --valid 12h --out order.txt\n  legation order new grant land --grant read --version latest --valid 24h --out grant.txt\n  legation order new grant land --grant read --target-time 2026-11-22T09:30:00Z --out grant.txt"
 )]
 pub struct Args {
     /// What is ordered
@@ -53,6 +54,12 @@ pub struct Args {
     /// version, else end-of-wal)
     #[arg(long, value_enum, value_name = "TARGET")]
     target: Option<TargetArg>,
+    /// Up to this moment of the database, to the millisecond: opens the version before it and the log up to it
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["target", "target_lsn"])]
+    target_time: Option<PgTime>,
+    /// Up to this position: opens the version before it and the log up to it
+    #[arg(long, value_name = "LSN", conflicts_with = "target")]
+    target_lsn: Option<Lsn>,
     /// Why; in the annex, which the host cannot read
     #[arg(long, value_name = "TEXT", default_value = "Reading a kept version.")]
     reason: String,
@@ -94,6 +101,66 @@ impl Args {
     }
 }
 
+impl Args {
+    /// The point in time that is ordered.
+    fn point(&self) -> Result<Option<Target>, Failure> {
+        let Some(time) = self.target_time else {
+            return Ok(self.target_lsn.map(Target::Lsn));
+        };
+        let millis = time.millis().and_then(|(millis, exact)| {
+            let whole = millis + u64::from(!exact);
+            Some((Time::from_millis(whole)?, exact))
+        });
+        match millis {
+            Some((time, true)) => Ok(Some(Target::Time(time))),
+            Some((whole, false)) => Err(Failure::usage(format!(
+                "--target-time {time}: an order says milliseconds"
+            ))
+            .hint(format!(
+                "order {whole}, and give the exact time when you restore"
+            ))),
+            None => Err(Failure::usage(format!(
+                "--target-time {time}: no time of an order"
+            ))),
+        }
+    }
+}
+
+/// The version from which an order leads to a point: the one that is named, else the one that the log says.
+fn leading_to(
+    point: Target,
+    pick: VersionPick,
+    registries: &[RegistryId],
+    desk: &Desk,
+) -> Result<VersionPick, Failure> {
+    let [id] = registries else {
+        return Err(Failure::usage(
+            "a point in time is one registry's: its log leads there, and another's to another",
+        )
+        .hint("write one order for each"));
+    };
+    let (name, state) = (desk.names.of(*id), desk.state());
+    let Some(registry) = state.registry(*id) else {
+        return Ok(pick);
+    };
+    let outside = || crate::recover::point::outside(registry, &name, point);
+    let late = registry.mark.as_ref().is_some_and(|held| match point {
+        Target::Lsn(lsn) => lsn > held.mark.lsn,
+        Target::Time(time) => time > held.at(),
+        Target::EndOfWal => false,
+    });
+    if late {
+        return Err(outside());
+    }
+    match pick {
+        VersionPick::Latest => registry
+            .version_for(point, state.size())
+            .map(|version| VersionPick::Exactly(version.commit.version))
+            .ok_or_else(outside),
+        VersionPick::Exactly(_) => Ok(pick),
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum TargetArg {
     /// As last acknowledged
@@ -121,7 +188,10 @@ pub(super) fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
         Some(target) => target == TargetArg::EndOfWal,
         None => args.act == ActArg::Activate || version == VersionPick::Latest,
     };
-    let target = to_the_end.then_some(Target::EndOfWal);
+    let (version, target) = match args.point()? {
+        Some(point) => (leading_to(point, version, &registries, &desk)?, Some(point)),
+        None => (version, to_the_end.then_some(Target::EndOfWal)),
+    };
     let registry = registries
         .iter()
         .map(|id| scoped(&desk, *id, version, target))

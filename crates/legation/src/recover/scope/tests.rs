@@ -108,13 +108,39 @@ fn the_chain_goes_back_to_the_segment_and_forward_to_the_end() {
 }
 
 #[test]
+fn a_promotion_is_gone_over_forwards_and_backwards() {
+    let on = |timeline, one: Held| Held {
+        timeline: Timeline(timeline),
+        ..one
+    };
+    let all = [
+        held(1, 0, 80, None),
+        on(2, held(2, 80, 120, Some(1))),
+        on(2, held(3, 120, 200, Some(2))),
+        on(4, held(4, 200, 300, Some(3))),
+    ];
+    // From a base before the first promotion, and from one after it in the same segment.
+    let after = Commit {
+        timeline: Some(Timeline(2)),
+        ..commit(Some(2))
+    };
+    let mut before = commit(Some(1));
+    before.wal = Some(WalRange {
+        start: Lsn(SEGMENT + 10),
+        stop: Lsn(SEGMENT + 20),
+    });
+    assert_eq!(numbers(&before, &all), [1, 2, 3, 4]);
+    assert_eq!(numbers(&after, &all), [1, 2, 3, 4]);
+}
+
+#[test]
 fn what_does_not_link_is_no_part_of_it() {
     let one = held(1, 0, 120, None);
     let two = held(2, 120, 200, Some(1));
     // None of these continues stream 1: another history, another end, a hole, or no past at all.
     let foreign = [
         Held {
-            timeline: Timeline(2),
+            timeline: Timeline(0),
             ..held(3, 120, 900, Some(1))
         },
         Held {

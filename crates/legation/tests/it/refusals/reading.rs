@@ -166,15 +166,28 @@ pub fn refused(world: &World, checks: &mut Checks, grant: &Order) {
             "2026-11-22T09:30Z"
         ],
     );
-    checks.check(
-        "a target that is not supported yet",
-        ran,
-        2,
-        &[
-            "--target-time is not supported by this version",
-            "--target-lsn",
-        ],
-    );
+    checks.check("a time of what has none", ran, 2, &["has no WAL"]);
+    for (name, target, words) in [
+        (
+            "a time without an offset",
+            ["--target-time", "2026-11-22T09:30"],
+            "offset from UTC",
+        ),
+        (
+            "a cut",
+            ["--cut", "before-reform"],
+            "--cut is not supported by this version",
+        ),
+        (
+            "an inclusion without a target",
+            ["--target-inclusive", "false"],
+            "--target-",
+        ),
+    ] {
+        let mut all = args!["restore", "gazette", "--order", order, "--to", to].to_vec();
+        all.extend(target.map(Into::into));
+        checks.check(name, desk(world, all), 2, &[words]);
+    }
     let full = world.path("desk/founding");
     let ran = desk(
         world,
