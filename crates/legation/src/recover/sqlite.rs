@@ -87,6 +87,7 @@ mod tests {
             probe: probe.map(|sql| (sql.to_owned(), Duration::from_secs(30))),
             short: None,
             notes: Vec::new(),
+            waiting: Vec::new(),
             entries: 1,
             bytes: 0,
             left_out: 0,
