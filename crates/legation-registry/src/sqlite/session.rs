@@ -12,6 +12,7 @@ use rusqlite::{Connection, OpenFlags, ffi};
 use rustix::fs::{OFlags, fstat};
 
 use super::header::Header;
+use super::image::Image;
 use crate::error::Context;
 use crate::{Error, Result};
 
@@ -45,7 +46,9 @@ impl Journal {
 /// # Errors
 /// Whatever a capture would say.
 pub fn facts(path: &Path) -> Result<Journal> {
-    Session::begin(path).map(|session| session.journal())
+    let session = Session::begin(path)?;
+    Image::of(&session, None)?;
+    Ok(session.journal())
 }
 
 /// What tells one state of a file from another.

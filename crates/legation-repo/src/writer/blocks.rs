@@ -333,7 +333,9 @@ impl VersionWriter<'_> {
         let frame = if fresh.is_empty() {
             None
         } else {
-            Some(self.frame(&fresh)?)
+            let frame = self.frame(&fresh)?;
+            self.content.add(&frame);
+            Some(frame)
         };
         for piece in pieces {
             let (frame, within) = match (piece.at, frame) {

@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use legation_core::error::FormatError;
+use legation_core::id::Digest;
 use legation_core::manifest::Mtime;
 use legation_core::source::{ObjectKind, ObjectSource, Restorer};
 
+use super::tree::cut;
 use super::*;
 use crate::reader::{Check, DEFAULT_CACHE, KeySource, ReadError, VersionName, VersionReader};
 

@@ -189,3 +189,79 @@ pub(crate) fn try_opening(config: &Config) -> Result<Journal, Failure> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A configuration with these sources, as text of TOML.
+    fn config(dir: &Path, sources: &[String]) -> Agent {
+        let mut text = "format = 1\nstate = \"lgn1\"\nmandate = \"m\"\nidentity = { file = \"k\" }\nlocators = \"l\"\n\
+                        [spool]\npath = \"spool\"\nsize = \"1GiB\"\n"
+            .to_owned();
+        for (n, source) in sources.iter().enumerate() {
+            text += &format!(
+                "[[registry]]\nid = \"r-00000{n}\"\nname = \"n{n}\"\n[[registry.source]]\n{source}\n"
+            );
+        }
+        let path = dir.join("agent.toml");
+        std::fs::write(&path, text).unwrap();
+        Agent::load(&path).unwrap()
+    }
+
+    #[test]
+    fn no_two_sources_hold_one_database() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = dir.path().join("files");
+        std::fs::create_dir(&files).unwrap();
+        let (inside, outside) = (files.join("a.db"), dir.path().join("b.db"));
+        let link = dir.path().join("link.db");
+        std::fs::write(&inside, b"").unwrap();
+        std::os::unix::fs::symlink(&inside, &link).unwrap();
+        let sqlite = |path: &Path| format!("kind = \"sqlite\"\npath = \"{}\"", path.display());
+        let tree = format!("kind = \"tree\"\npath = \"{}\"", files.display());
+        let tried = |sources: &[String]| apart(&config(dir.path(), sources));
+        assert!(
+            tried(&[
+                sqlite(&outside),
+                tree.clone(),
+                sqlite(&dir.path().join("c.db"))
+            ])
+            .is_ok()
+        );
+        for taken in [
+            [sqlite(&inside), tree.clone()],
+            [tree, sqlite(&link)],
+            [sqlite(&inside), sqlite(&link)],
+            [sqlite(&outside), sqlite(&outside)],
+        ] {
+            let failure = tried(&taken).unwrap_err();
+            assert_eq!(failure.code, Code::Usage, "{taken:?}");
+            assert!(
+                failure.message.contains("\"n0\" and \"n1\"")
+                    || failure.message.contains("\"n1\" and \"n0\"")
+            );
+        }
+    }
+
+    #[test]
+    fn the_usual_cadence_is_ten_seconds_and_other_keys_are_errors() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(
+            dir.path(),
+            &["kind = \"sqlite\"\npath = \"/srv/app/app.db\"".into()],
+        );
+        let Source::Sqlite(source) = &config.registry[0].source[0] else {
+            panic!("another kind");
+        };
+        assert_eq!(source.every.0, Duration::from_secs(10));
+        let path = dir.path().join("agent.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(
+            &path,
+            text.replace("path = \"/srv", "slot = \"x\"\npath = \"/srv"),
+        )
+        .unwrap();
+        assert!(Agent::load(&path).is_err());
+    }
+}

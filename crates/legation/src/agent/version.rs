@@ -186,9 +186,13 @@ impl Versions {
             told: Instant::now(),
             read: 0,
             facts: 0,
+            in_place: false,
         };
         let mut taken = take(&mut counted)?;
-        let (read, facts) = (counted.read, counted.facts);
+        let (read, facts, in_place) = (counted.read, counted.facts, counted.in_place);
+        let content = writer.content()?;
+        // What is in place may be read in full and differ in little.
+        let read = if in_place { content.plain } else { read };
         let committed = memory.version.as_ref().map(|version| version.number);
         let earlier = self.vitals.earlier(committed);
         let measured = Measured {
@@ -196,7 +200,7 @@ impl Versions {
             bytes: taken.bytes,
             // Of a database all is read each time; and without a parent nothing can be said to have changed.
             read: (taken.wal.is_none() && parent.entries().next().is_some()).then_some(read),
-            content: writer.content()?,
+            content,
         };
         let record = self.vitals.record(
             (number, captured.millis()),
@@ -388,6 +392,8 @@ struct Counted<'a> {
     read: u64,
     /// What the facts take so far.
     facts: usize,
+    /// Whether a file changes in place.
+    in_place: bool,
 }
 
 impl Counted<'_> {
@@ -420,6 +426,7 @@ impl Sink for Counted<'_> {
     }
 
     fn in_place(&mut self) -> SourceResult<Option<u64>> {
+        self.in_place = true;
         self.to.in_place()
     }
 

@@ -71,3 +71,90 @@ pub fn ask(path: &Path, source: &Source) -> Result<Asked, Failure> {
     }
     Ok(answer)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    fn source(path: &Path, probe: Option<&str>) -> Source {
+        Source {
+            kind: KIND.into(),
+            path: path.to_owned(),
+            database: None,
+            sqlite: None,
+            probe: probe.map(|sql| (sql.to_owned(), Duration::from_secs(30))),
+            short: None,
+            notes: Vec::new(),
+            waiting: Vec::new(),
+            entries: 1,
+            bytes: 0,
+            left_out: 0,
+        }
+    }
+
+    #[test]
+    fn what_is_damaged_or_fails_its_own_probe_is_unfit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        let made = Command::new("sqlite3")
+            .arg(&path)
+            .arg(
+                "create table t(x unique); with recursive c(i) as (select 1 union all select i + 1 from c where i < 5000)
+                 insert into t select i || randomblob(40) from c",
+            )
+            .status()
+            .unwrap();
+        assert!(made.success());
+        let asked = |probe| {
+            let answer = ask(&path, &source(&path, probe)).unwrap();
+            (answer.passed, answer.asked, answer.unfit)
+        };
+        assert_eq!(asked(None), (1, 1, None));
+        assert_eq!(asked(Some("select count(*) = 5000 from t")), (2, 2, None));
+        for no in [
+            "select count(*) = 1 from t",
+            "select missing from t",
+            "select 0 where 0",
+        ] {
+            let (passed, all, unfit) = asked(Some(no));
+            assert_eq!((passed, all), (1, 2));
+            assert!(unfit.unwrap().contains(OWN_PROBE));
+        }
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2 / 4096 * 4096;
+        bytes[middle..middle + 4096].fill(0x5a);
+        std::fs::write(&path, bytes).unwrap();
+        let (passed, _, unfit) = asked(Some("select 1"));
+        assert!(passed == 0 && unfit.unwrap().contains("whole"));
+    }
+
+    #[test]
+    fn a_version_leads_to_no_file_outside_its_directory() {
+        let of = |kind: &str, name: Option<&str>| {
+            let meta = name.map(|name| (FILE_KEY.to_owned(), name.to_owned()));
+            let source = SourceRoot {
+                kind: kind.into(),
+                name: "database".into(),
+                tree: None,
+                meta: meta.into_iter().collect(),
+                entries: 0,
+                bytes: 0,
+            };
+            file(&source, Path::new("/live/land"))
+        };
+        assert_eq!(of("tree", None).unwrap(), None);
+        let inside = of(KIND, Some("app.db")).unwrap();
+        assert_eq!(inside, Some(PathBuf::from("/live/land/app.db")));
+        for name in [
+            None,
+            Some(""),
+            Some(".."),
+            Some("../../etc/x.db"),
+            Some("/etc/x.db"),
+        ] {
+            assert!(of(KIND, name).is_err(), "{name:?}");
+        }
+    }
+}

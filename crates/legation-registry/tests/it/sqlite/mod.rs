@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use legation_core::manifest::Entry;
 use legation_core::source::{BLOCK, Sink, SourceResult};
@@ -141,7 +142,8 @@ impl World {
     /// Waits until so many commits were told.
     pub fn wait_told(&self, count: usize) {
         while self.told().len() < count {
-            std::thread::yield_now();
+            // Not without a pause: that would take the processor from the writer.
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
 
