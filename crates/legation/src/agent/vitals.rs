@@ -187,3 +187,6 @@ pub fn read_question(text: &str) -> Option<Question> {
         within,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -435,15 +435,15 @@ mod tests {
                 ..Record::default()
             })
             .collect();
-        // What each was, the last good one, the first bad one after it.
-        let cases: [(&str, Option<(u32, Option<u32>)>); 7] = [
-            ("gggbbb", Some((3, Some(4)))),
-            ("gbgbbb", Some((3, Some(4)))),
-            ("gggggg", Some((6, None))),
-            ("bbbbbb", None),
-            ("gg??bb", Some((2, Some(5)))),
-            ("bbbbbg", Some((6, None))),
-            ("??????", None),
+        // What each was, the last good one, the first bad one after it; 0 is none.
+        let cases = [
+            ("gggbbb", (3, 4)),
+            ("gbgbbb", (3, 4)),
+            ("gggggg", (6, 0)),
+            ("bbbbbb", (0, 0)),
+            ("gg??bb", (2, 5)),
+            ("bbbbbg", (6, 0)),
+            ("??????", (0, 0)),
         ];
         for (what, expect) in cases {
             let judged: Vec<_> = records
@@ -451,8 +451,9 @@ mod tests {
                 .zip(what.chars())
                 .map(|(record, word)| (record, (word != '?').then_some(word == 'g')))
                 .collect();
-            let found =
-                turn(&judged).map(|(good, bad)| (good.version.0, bad.map(|bad| bad.version.0)));
+            let found = turn(&judged).map_or((0, 0), |(good, bad)| {
+                (good.version.0, bad.map_or(0, |bad| bad.version.0))
+            });
             assert_eq!(found, expect, "{what}");
         }
     }
