@@ -269,6 +269,9 @@ impl FromStr for Record {
     type Err = String;
 
     fn from_str(line: &str) -> Result<Self, String> {
+        if line.chars().any(|c| c.is_control() && c != '\t') {
+            return Err("a record with a control character".into());
+        }
         let mut fields = line.split('\t');
         let mut next = |what: &str| {
             fields

@@ -187,6 +187,8 @@ fn records_come_back_as_they_were() {
     ] {
         assert!(wrong.parse::<Record>().is_err(), "{wrong:?}");
     }
+    let escape = "v1\t2\t3\t4\t-\t-\t-\t-\t-\tname\tis \u{1b}[2J";
+    assert!(escape.parse::<Record>().unwrap_err().contains("control"));
     let many = format!("v1\t2\t3\t4\t-\t-\t-\t-\t-{}", "\tn\tholds".repeat(17));
     assert!(many.parse::<Record>().unwrap_err().contains("17 answers"));
 }

@@ -13,6 +13,7 @@ use legation_core::manifest::{Entry, SourceRoot};
 use legation_core::policy::VersionState;
 use legation_core::source::{Restorer, SourceError, SourceResult};
 use legation_core::statement::RootRow;
+use legation_registry::postgres::ask::Question;
 use legation_registry::postgres::{
     self as driver, Binaries, Facts, Plan, Replayed, Serve, Server, Target,
 };
@@ -326,6 +327,8 @@ pub struct Source {
     pub database: Option<(Plan, Serve)>,
     /// The query that must hold before it serves, and how long it may take.
     pub probe: Option<(String, Duration)>,
+    /// Its invariants.
+    pub questions: Vec<Question>,
     /// What was planned and is not replayed, in words.
     pub short: Option<String>,
     /// What of the database's configuration could not be carried over, in words.
@@ -394,6 +397,7 @@ pub fn restore(
             path,
             database,
             probe: probe(&source.meta),
+            questions: super::sealed::questions(&source.meta).0,
             short,
             notes,
             entries: result.entries,

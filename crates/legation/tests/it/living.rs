@@ -345,6 +345,8 @@ fn a_registry_lives_is_scrambled_and_is_found_out() {
     assert_eq!(doubts(&world), BTreeSet::new());
     assert_eq!(stage(&world, "gazette").0, "shadow");
 
+    rehearsed(&world);
+
     // Somebody encrypts the ledger in place, and every act in the gazette.
     at_home(
         &world,
@@ -417,6 +419,63 @@ fn a_registry_lives_is_scrambled_and_is_found_out() {
 
     found_out(&world);
     start_in_order(&mut world);
+}
+
+/// Both are started to be verified while home goes on, and are protected from then on, as the log says.
+fn rehearsed(world: &World) {
+    let text = world.path("desk/rehearsal.txt");
+    let made = args![
+        "order",
+        "new",
+        "activate",
+        "--all",
+        "--grant",
+        "verify",
+        "--reason",
+        "A rehearsal.",
+        "--out",
+        text,
+        "--config",
+        world.person()
+    ];
+    world.legation.ok(made).expect("an order");
+    let order = Order { text };
+    let mut live = world.activate(&order.text).expect("activate");
+    through(world, &order);
+    world
+        .deliver(&order)
+        .expect("deliver")
+        .ok()
+        .expect("delivered");
+    let ended = live.wait(LONG).expect("it ends by itself");
+    assert!(ended.success(), "{}", live.said());
+    let mirror = world.path("desk/audit-rehearsal");
+    world
+        .mirror_log(&mirror)
+        .expect("a mirror")
+        .ok()
+        .expect("a copy");
+    let log = auditor::read(&mirror).expect("a log");
+    for registry in [Treasury, Gazette] {
+        let (reached, standing) = stage(world, registry.name());
+        assert_eq!(reached, "protected", "{standing}");
+        let evidence = standing["evidence"].as_array().expect("evidence");
+        let proof = evidence.last().expect("a proof")["entry"]
+            .as_u64()
+            .expect("an entry");
+        let entry = &log.entries[usize::try_from(proof).expect("small")];
+        assert!(
+            entry.contains("legation/report/v1") && entry.contains(world.id(registry)),
+            "{entry}"
+        );
+        // Whether it is up, out of recovery, consistent and readable; and whether it is in balance.
+        let probes = if registry == Treasury {
+            "probes: 5 of 5"
+        } else {
+            "probes: 1 of 1"
+        };
+        assert!(entry.contains(probes), "{entry}");
+    }
 }
 
 fn found_out(world: &World) {
@@ -621,21 +680,30 @@ fn start_in_order(world: &mut World) {
         .find(|one| one["message_type"] == "catalogue" && one["registry"] == "treasury")
         .expect("an entry");
     assert_eq!(entry["services"][1], "portal");
-    let (reached, standing) = stage(world, "treasury");
-    assert_eq!(reached, "protected", "{standing}");
-    let proof = standing["evidence"]
-        .as_array()
-        .expect("evidence")
-        .last()
-        .expect("one")["entry"]
-        .as_u64()
-        .expect("an entry");
-    let log = auditor::read(&mirror);
-    let entry = log.expect("a log").entries[usize::try_from(proof).expect("small")].clone();
-    assert!(
-        entry.contains("legation/report/v1") && entry.contains(&treasury),
-        "{entry}"
+    // What was started is what was scrambled: it serves, the log says so, and it proves nothing.
+    let reports = auditor::read(&mirror).expect("a log").statements("report");
+    let last = |id: &str| {
+        reports
+            .iter()
+            .rfind(|one| one["registry"] == id)
+            .expect("a report")
+    };
+    assert_eq!(
+        (
+            last(&treasury)["verdict"].as_str(),
+            last(&treasury)["probes"].as_str()
+        ),
+        ("doubtful", "4 of 5")
     );
+    assert_eq!(last(&gazette)["verdict"], "intact");
+    for (name, why) in [("treasury", "was doubtful"), ("gazette", "is flagged")] {
+        let (reached, standing) = stage(world, name);
+        assert_eq!(reached, "shadow", "{standing}");
+        assert!(
+            standing["lacks"].as_str().expect("a reason").contains(why),
+            "{standing}"
+        );
+    }
     live.seal().expect("sealed");
 }
 

@@ -115,6 +115,7 @@ fn facts_keep_to_their_bound_whatever_is_asked() {
         "name\ttrue\t1\tselect",
         "name\t-\tsoon\tselect",
         "name\t-\t1",
+        "na\u{1b}me\t-\t1\tselect",
     ] {
         assert_eq!(read_question(wrong), None, "{wrong:?}");
     }
