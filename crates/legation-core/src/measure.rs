@@ -392,8 +392,11 @@ fn is_encrypted(now: &Record, earlier: &[Record]) -> bool {
     let turnovers = (earlier.windows(2))
         .filter_map(|pair| turnover(&pair[0], &pair[1]))
         .collect();
-    let is_much =
-        || Usual::of(turnovers, LEAST - 1).is_some_and(|usual| turned >= usual.above(0.0));
+    // By half again: where much is rewritten each time, a little more is nothing.
+    let is_much = || {
+        Usual::of(turnovers, LEAST - 1)
+            .is_some_and(|usual| turned >= usual.above(0.5 * usual.median))
+    };
     is_new || (ratio >= INCOMPRESSIBLE && is_much())
 }
 

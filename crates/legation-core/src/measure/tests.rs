@@ -66,7 +66,7 @@ fn what_is_rewritten_and_does_not_compress_is_flagged() {
 fn what_never_compressed_is_judged_by_how_much_is_usual() {
     // Scans, of which some versions rewrote a third.
     let scans = |n: u32| Record {
-        changed: Some((if n % 2 == 0 { 40_u64 } else { 2 }) << 20),
+        changed: Some((if n.is_multiple_of(2) { 40_u64 } else { 2 }) << 20),
         ratio: Some(998),
         ..quiet(n).remove(0)
     };
