@@ -269,6 +269,9 @@ impl FromStr for Record {
     type Err = String;
 
     fn from_str(line: &str) -> Result<Self, String> {
+        if line.chars().any(|c| c.is_control() && c != '\t') {
+            return Err("a record with a control character".into());
+        }
         let mut fields = line.split('\t');
         let mut next = |what: &str| {
             fields
@@ -367,29 +370,34 @@ pub fn judge(now: &Record, earlier: &[Record]) -> Vec<Flag> {
     flags
 }
 
+/// Much was rewritten, and compresses less than it ever did. Or it does not compress at all, as it may have been before:
+/// then more must have been rewritten than is usual. (Log has images of pages whose number follows checkpoints, not changes:
+/// its volume alone is no measure of what is usual.)
 fn is_encrypted(now: &Record, earlier: &[Record]) -> bool {
-    let turned: Vec<f64> = earlier
-        .windows(2)
-        .filter_map(|pair| turnover(&pair[0], &pair[1]))
-        .collect();
-    let (Some(usual), Some(last)) = (Usual::of(turned, LEAST - 1), earlier.first()) else {
+    let (Some(last), Some(ratio)) = (earlier.first(), now.ratio.map(f64::from)) else {
         return false;
     };
-    let (Some(turnover), Some(ratio)) = (turnover(now, last), now.ratio) else {
+    let Some(turned) = turnover(now, last) else {
         return false;
     };
-    let whole = last.bytes as f64;
-    if turnover < LEAST_BYTES.max(MASS * whole).max(usual.above(0.0)) {
+    if turned < LEAST_BYTES.max(MASS * last.bytes as f64) {
         return false;
     }
-    let ratio = f64::from(ratio);
-    let ratios = earlier
-        .iter()
+    let ratios = (earlier.iter())
         .filter_map(|one| one.ratio)
         .map(f64::from)
         .collect();
-    ratio >= INCOMPRESSIBLE
-        || Usual::of(ratios, LEAST - 1).is_some_and(|usual| ratio >= usual.above(LESS_COMPRESSIBLE))
+    let is_new =
+        Usual::of(ratios, LEAST).is_some_and(|usual| ratio >= usual.above(LESS_COMPRESSIBLE));
+    let turnovers = (earlier.windows(2))
+        .filter_map(|pair| turnover(&pair[0], &pair[1]))
+        .collect();
+    // By half again: where much is rewritten each time, a little more is nothing.
+    let is_much = || {
+        Usual::of(turnovers, LEAST - 1)
+            .is_some_and(|usual| turned >= usual.above(0.5 * usual.median))
+    };
+    is_new || (ratio >= INCOMPRESSIBLE && is_much())
 }
 
 /// What was written anew without making the whole larger.

@@ -63,6 +63,42 @@ fn what_is_rewritten_and_does_not_compress_is_flagged() {
 }
 
 #[test]
+fn what_never_compressed_is_judged_by_how_much_is_usual() {
+    // Scans, of which some versions rewrote a third.
+    let scans = |n: u32| Record {
+        changed: Some((if n.is_multiple_of(2) { 40_u64 } else { 2 }) << 20),
+        ratio: Some(998),
+        ..quiet(n).remove(0)
+    };
+    let earlier: Vec<_> = (1..=10).rev().map(scans).collect();
+    let now = |changed: u64| Record {
+        changed: Some(changed << 20),
+        ..scans(11)
+    };
+    assert_eq!(judge(&now(41), &earlier), []);
+    let steady: Vec<_> = (1..=10).rev().map(|n| scans(2 * n + 1)).collect();
+    assert_eq!(judge(&now(41), &steady), [Flag::MassEncryption]);
+    // Log whose volume varies does not hide that the content became another.
+    let noisy: Vec<_> = earlier
+        .iter()
+        .map(|one| Record {
+            ratio: Some(300),
+            ..one.clone()
+        })
+        .collect();
+    assert_eq!(
+        judge(
+            &Record {
+                ratio: Some(450),
+                ..now(41)
+            },
+            &noisy
+        ),
+        [Flag::MassEncryption]
+    );
+}
+
+#[test]
 fn what_is_gone_is_flagged() {
     check(|r| r.entries = 300, &[Flag::MassDeletion]);
     check(|r| r.bytes = 40 << 20, &[Flag::MassDeletion]);
@@ -187,6 +223,8 @@ fn records_come_back_as_they_were() {
     ] {
         assert!(wrong.parse::<Record>().is_err(), "{wrong:?}");
     }
+    let escape = "v1\t2\t3\t4\t-\t-\t-\t-\t-\tname\tis \u{1b}[2J";
+    assert!(escape.parse::<Record>().unwrap_err().contains("control"));
     let many = format!("v1\t2\t3\t4\t-\t-\t-\t-\t-{}", "\tn\tholds".repeat(17));
     assert!(many.parse::<Record>().unwrap_err().contains("17 answers"));
 }

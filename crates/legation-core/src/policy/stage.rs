@@ -241,6 +241,12 @@ impl RegistryState {
                 ));
             }
         }
+        if let Some((index, doubt)) = self.doubts_about(newest.report.version).next() {
+            return Err(format!(
+                "{}, which was started last, is flagged (entry {index}, {}): look into it, and prove a version that is not",
+                newest.report.version, doubt.cause
+            ));
+        }
         let since = |index: u64| index > newest.index;
         if let Some((index, gap)) = self.gaps.iter().rev().find(|(index, _)| since(*index)) {
             return Err(format!(

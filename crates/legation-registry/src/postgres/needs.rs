@@ -103,10 +103,10 @@ impl Needs {
     /// From the facts of a version.
     #[must_use]
     pub fn from_meta(meta: &BTreeMap<String, String>) -> Self {
-        let list = |key: &str| {
-            meta.get(key)
-                .map(|text| text.lines().map(str::to_owned).collect())
-                .unwrap_or_default()
+        let shown = |line: &str| line.chars().filter(|c| !c.is_control()).collect();
+        let list = |key: &str| -> BTreeSet<String> {
+            let lines = meta.get(key).into_iter().flat_map(|text| text.lines());
+            lines.map(shown).collect()
         };
         Self {
             extensions: list(EXTENSIONS),

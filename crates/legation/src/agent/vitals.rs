@@ -180,6 +180,14 @@ pub fn read_question(text: &str) -> Option<Question> {
     };
     let within = Duration::from_millis(fields.next()?.parse().ok()?).min(LONGEST_QUESTION);
     let sql = fields.next()?.to_owned();
+    let shown = [Some(&name), expect.as_ref()];
+    if shown
+        .into_iter()
+        .flatten()
+        .any(|text| text.chars().any(char::is_control))
+    {
+        return None;
+    }
     Some(Question {
         name,
         sql,
@@ -187,3 +195,6 @@ pub fn read_question(text: &str) -> Option<Question> {
         within,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,6 +34,9 @@ pub struct Args {
     /// The answer that makes a version good, where the invariant itself expects none
     #[arg(long, value_name = "ANSWER", requires = "invariant")]
     expect: Option<String>,
+    /// Pass over what was before this version: it was looked into
+    #[arg(long, value_name = "VERSION")]
+    since: Option<VersionNo>,
     /// The grant that opens the newest version, and others that open what is to be proven
     #[arg(long, value_name = "FILE")]
     order: Vec<PathBuf>,
@@ -91,12 +94,13 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
     let question = question(args, &held)?;
     let judged: Vec<(&Record, Option<bool>)> = records
         .values()
+        .filter(|record| args.since.is_none_or(|since| record.version >= since))
         .map(|record| (record, judge(record, question.as_ref())))
         .collect();
     for (record, good) in &judged {
         tell(record, *good, question.as_ref(), ctx);
     }
-    let Some((good, bad)) = turn(&judged) else {
+    let Some((good, bad)) = turn(&judged, question.is_some()) else {
         return none_good(args, &judged);
     };
     let Some(bad) = bad else {
@@ -202,9 +206,17 @@ fn judge(record: &Record, question: Option<&Question>) -> Option<bool> {
     })
 }
 
-/// The newest good version, and the first bad one after it.
-fn turn<'a>(judged: &[(&'a Record, Option<bool>)]) -> Option<(&'a Record, Option<&'a Record>)> {
-    let good = judged.iter().rposition(|(_, good)| *good == Some(true))?;
+/// The last good version, and the first bad one after it. An invariant is asked of each version anew: the last good one is
+/// the newest that holds. A flag tells of something that happened, and what happened is still so in versions after it: the
+/// last good one is before the first that is flagged.
+fn turn<'a>(
+    judged: &[(&'a Record, Option<bool>)],
+    each_anew: bool,
+) -> Option<(&'a Record, Option<&'a Record>)> {
+    let is = |wanted: bool| move |(_, good): &(&Record, Option<bool>)| *good == Some(wanted);
+    let first_bad = judged.iter().position(is(false)).unwrap_or(judged.len());
+    let upto = if each_anew { judged.len() } else { first_bad };
+    let good = judged[..upto].iter().rposition(is(true))?;
     let bad = judged[good..].iter().find(|(_, good)| *good == Some(false));
     Some((judged[good].0, bad.map(|(record, _)| *record)))
 }
@@ -436,25 +448,29 @@ mod tests {
                 ..Record::default()
             })
             .collect();
-        // What each was, the last good one, the first bad one after it.
-        let cases: [(&str, Option<(u32, Option<u32>)>); 7] = [
-            ("gggbbb", Some((3, Some(4)))),
-            ("gbgbbb", Some((3, Some(4)))),
-            ("gggggg", Some((6, None))),
-            ("bbbbbb", None),
-            ("gg??bb", Some((2, Some(5)))),
-            ("bbbbbg", Some((6, None))),
-            ("??????", None),
+        // What each was; the last good one and the first bad one after it, by an invariant and by flags; 0 is none.
+        let cases = [
+            ("gggbbb", (3, 4), (3, 4)),
+            ("gbgbbb", (3, 4), (1, 2)),
+            ("gggggg", (6, 0), (6, 0)),
+            ("bbbbbb", (0, 0), (0, 0)),
+            ("gg??bb", (2, 5), (2, 5)),
+            ("ggbggg", (6, 0), (2, 3)),
+            ("bggggg", (6, 0), (0, 0)),
+            ("??????", (0, 0), (0, 0)),
         ];
-        for (what, expect) in cases {
+        for (what, invariant, flags) in cases {
             let judged: Vec<_> = records
                 .iter()
                 .zip(what.chars())
                 .map(|(record, word)| (record, (word != '?').then_some(word == 'g')))
                 .collect();
-            let found =
-                turn(&judged).map(|(good, bad)| (good.version.0, bad.map(|bad| bad.version.0)));
-            assert_eq!(found, expect, "{what}");
+            let by = |each_anew| {
+                turn(&judged, each_anew).map_or((0, 0), |(good, bad)| {
+                    (good.version.0, bad.map_or(0, |bad| bad.version.0))
+                })
+            };
+            assert_eq!((by(true), by(false)), (invariant, flags), "{what}");
         }
     }
 

@@ -3,6 +3,7 @@
 //! Everything here reads from the embassy's store and log, and opens only what a release of the officers opened.
 
 pub mod activate;
+pub mod again;
 pub mod grant;
 pub mod journal;
 pub mod keep;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use legation_core::catalogue::Catalogue;
 use legation_core::manifest::Root;
-use legation_core::measure::{Record, read_history};
+use legation_core::measure::{MAX_INVARIANTS, MAX_NAME, Record, plain, read_history};
 use legation_registry::postgres::Facts;
 use legation_registry::postgres::ask::Question;
 use legation_registry::postgres::needs::Needs;
@@ -56,12 +56,9 @@ impl Sealed {
                 Err(why) => self.malformed.push(why),
             }
         }
-        for (key, text) in meta.iter().filter(|(key, _)| key.starts_with(QUESTION_KEY)) {
-            match read_question(text) {
-                Some(question) => self.questions.push(question),
-                None => self.malformed.push(format!("{key} is no question")),
-            }
-        }
+        let (questions, malformed) = questions(meta);
+        self.questions.extend(questions);
+        self.malformed.extend(malformed);
         if let Ok(facts) = Facts::from_meta(meta) {
             self.facts = Some(facts);
             self.needs = Needs::from_meta(meta);
@@ -80,6 +77,18 @@ impl Sealed {
     pub fn records(&self) -> impl Iterator<Item = &Record> {
         self.record.iter().chain(&self.history)
     }
+}
+
+/// What was asked of a source, and what of that is malformed, in words.
+pub fn questions(meta: &BTreeMap<String, String>) -> (Vec<Question>, Vec<String>) {
+    let (mut all, mut malformed) = (Vec::new(), Vec::new());
+    for (key, text) in meta.iter().filter(|(key, _)| key.starts_with(QUESTION_KEY)) {
+        match read_question(text).filter(|_| all.len() < MAX_INVARIANTS) {
+            Some(question) => all.push(question),
+            None => malformed.push(format!("{} is no question", plain(key, MAX_NAME))),
+        }
+    }
+    (all, malformed)
 }
 
 /// The entry as JSON, for programs.

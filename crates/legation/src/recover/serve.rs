@@ -9,6 +9,7 @@ use legation_core::statement::{Mode, Order, Probes, StepKind, Time, Verdict};
 use legation_registry::postgres::{RunAs, Serve, Server, Target, TcpAuth};
 
 use super::activate::step;
+use super::again;
 use super::keep::Keep;
 use super::point;
 use super::seat::{Measured, Seat};
@@ -270,9 +271,12 @@ fn attempt(
             return Err(Failure::failed(format!("it must not serve: {why}"))
                 .hint(format!("read {log}, or order an older version")));
         }
-        came.passed += answered.passed;
-        came.asked += answered.asked;
-        came.doubt = came.doubt.or(answered.failed).or(source.short.clone());
+        let held = again::invariants(&server, &source.questions, &|| ctx.stop.is_up())?;
+        came.passed += answered.passed + held.passed;
+        came.asked += answered.asked + held.asked;
+        came.doubt = (came.doubt.or(answered.failed))
+            .or(held.broken)
+            .or(source.short.clone());
         (came.timeline, came.lsn) = (
             Some(answered.replayed.timeline),
             Some(answered.replayed.lsn),

@@ -13,6 +13,7 @@ use legation_core::manifest::{Entry, SourceRoot};
 use legation_core::policy::{RegistryState, VersionState};
 use legation_core::source::{Restorer, SourceError, SourceResult};
 use legation_core::statement::{RootRow, Target as OrderTarget};
+use legation_registry::postgres::ask::Question;
 use legation_registry::postgres::point::{Goal, PgTime};
 use legation_registry::postgres::record::Prepared;
 use legation_registry::postgres::{
@@ -375,6 +376,8 @@ pub struct Source {
     pub sqlite: Option<PathBuf>,
     /// The query that must hold before it serves, and how long it may take.
     pub probe: Option<(String, Duration)>,
+    /// Its invariants.
+    pub questions: Vec<Question>,
     /// What was planned and is not replayed, in words.
     pub short: Option<String>,
     /// What of the database's configuration could not be carried over, in words.
@@ -446,6 +449,7 @@ pub fn restore(
             database,
             sqlite,
             probe: probe(&source.meta),
+            questions: super::sealed::questions(&source.meta).0,
             short: readied.short,
             notes: readied.notes,
             waiting: readied.waiting,

@@ -174,8 +174,16 @@ fn evidence_goes_stale() {
     check(&world, 1, 0, Stage::Shadow, "was doubtful");
 
     let mut world = lived();
-    world.must(world.write(1, doubt(&world, Cause::MassDeletion, Some(VersionNo(1)))));
-    check(&world, 1, 0, Stage::Shadow, "mass-deletion");
+    let head = world.state.registry(registry(1)).unwrap().head().unwrap();
+    let version = Some(head.commit.version);
+    world.must(world.write(1, doubt(&world, Cause::MassDeletion, version)));
+    check(&world, 1, 0, Stage::Shadow, "is flagged");
+    // To start it again takes nothing back; a later version that is not flagged does.
+    started(&mut world, "2026-11-22-00000002", Verdict::Intact, 1);
+    check(&world, 1, 0, Stage::Shadow, "is flagged");
+    world.must(world.write(1, world.commit(1)));
+    started(&mut world, "2026-11-22-00000003", Verdict::Intact, 1);
+    check(&world, 1, 0, Stage::Protected, "");
 }
 
 fn doubt(world: &World, cause: Cause, version: Option<VersionNo>) -> Doubt {
