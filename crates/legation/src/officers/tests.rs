@@ -408,3 +408,50 @@ fn nothing_is_signed_that_is_not_what_it_seems() {
     let (result, shown) = approve(told, &names);
     assert!(result.is_ok() && shown == 1);
 }
+
+/// A replay that goes on from what was kept comes to the same as a whole one; what does not belong there is not gone on
+/// from.
+#[test]
+fn a_replay_goes_on_from_what_was_kept_if_that_holds() {
+    use crate::ledger::{Ledger, MirrorAttachments};
+    use legation_core::replay::replay;
+    use legation_repo::folded::Folded;
+    use legation_repo::log::Mirror;
+
+    let logged = |name: &str| {
+        let world = World::found();
+        let (order, _, key) = world.grant(name);
+        let approvals = world.approve(&order, &[1, 2, 4]);
+        let dir = world.bundle(&order, &key, &approvals).join(file::LOG);
+        (world, dir)
+    };
+    let ((_one, dir), (_two, other)) = (logged("one.txt"), logged("two.txt"));
+    let early = |dir: &std::path::Path, most: usize| {
+        let mirror = Mirror::open(dir).unwrap();
+        let leaves = mirror.entries(0).map(Result::unwrap).take(most);
+        replay(leaves, &MirrorAttachments(&mirror)).state.unwrap()
+    };
+    let whole = Ledger::open(&dir, &Watch::unseen()).unwrap();
+    assert!(whole.mirror.size() > 4 && whole.bad.is_empty());
+    let folded = Folded::new(&dir.with_extension("fold"), b"a secret");
+    assert!(folded.recall().is_none(), "nothing was kept");
+    let all = usize::MAX;
+    for state in [
+        early(&dir, 1),
+        early(&dir, 4),
+        early(&dir, all),
+        // Of another state, at any size.
+        early(&other, 1),
+        early(&other, all),
+    ] {
+        folded.keep(&state).unwrap();
+        let stranger = Folded::new(&dir.with_extension("fold"), b"another");
+        assert!(stranger.recall().is_none());
+        let recalled = folded.recall();
+        assert!(recalled.is_some());
+        let mirror = Mirror::open(&dir).unwrap();
+        let again = Ledger::resume(mirror, recalled, &folded, &Watch::unseen()).unwrap();
+        assert_eq!(format!("{:?}", again.state), format!("{:?}", whole.state));
+        assert_eq!((again.replayed, again.bad.len()), (whole.replayed, 0));
+    }
+}

@@ -411,6 +411,9 @@ fn marks_only_go_forward() {
     );
 }
 
+/// What becomes of a statement: accepted, or a rule and words of the refusal.
+type Outcome = Result<(), (Rule, &'static str)>;
+
 /// What the world's clock shows for the next entry to be received at this time.
 fn logged_at(received: Time) -> Time {
     Time::from_millis(received.millis() - 1000).unwrap()
@@ -433,7 +436,7 @@ fn a_mark_repeats_its_position_as_of_a_later_time() {
             w.write(1, mark)
         }
     };
-    let cases: [(Change, Result<(), (Rule, &str)>); 8] = [
+    let cases: [(Change, Outcome); 8] = [
         (|_, _| {}, Ok(())),
         (
             |m, _| m.at = v("2026-11-22T08:00:00Z"),
@@ -506,7 +509,7 @@ fn what_did_not_change_is_said_of_the_newest_version_only() {
             w.write(2, said)
         }
     };
-    let cases: [(Change, Result<(), (Rule, &str)>); 4] = [
+    let cases: [(Change, Outcome); 4] = [
         (|_| {}, Ok(())),
         (
             |u| u.version = VersionNo(2),
