@@ -84,6 +84,7 @@ mod tests {
             path: path.to_owned(),
             database: None,
             sqlite: None,
+            questions: Vec::new(),
             probe: probe.map(|sql| (sql.to_owned(), Duration::from_secs(30))),
             short: None,
             notes: Vec::new(),

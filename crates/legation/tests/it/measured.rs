@@ -181,7 +181,10 @@ fn metrics_are_true_and_tell_no_name_abroad() {
     let place = world.path("embassy");
     let mut words = vec!["127.0.0.1".to_owned(), place.display().to_string()];
     for registry in [Registry::Population, Registry::Gazette] {
-        words.extend([registry.name().to_owned(), registry.shape().title.to_owned()]);
+        words.extend([
+            registry.name().to_owned(),
+            registry.shape().title.to_owned(),
+        ]);
     }
     for word in &words {
         assert!(
