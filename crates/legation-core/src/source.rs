@@ -2,7 +2,7 @@
 //! no registries; both know these traits.
 
 use crate::id::{Digest, Lsn, Timeline};
-use crate::manifest::Entry;
+use crate::manifest::{Entry, Incomplete};
 
 /// What went wrong on the other side of a seam; says whose error it is and keeps the cause.
 #[derive(Debug, thiserror::Error)]
@@ -133,6 +133,27 @@ pub trait Sink {
     /// # Errors
     /// `Refused` if none is open.
     fn end(&mut self) -> SourceResult<()>;
+
+    /// As [`Sink::begin`], for a file whose bytes move between versions, such as a dump: a sink that keeps no stretch
+    /// twice then cuts it by its content instead of by offsets.
+    ///
+    /// # Errors
+    /// As [`Sink::begin`].
+    fn begin_shifting(&mut self, entry: Entry) -> SourceResult<()> {
+        self.begin(entry)
+    }
+
+    /// Says of the open entry that it is not what the source held at one moment.
+    ///
+    /// # Errors
+    /// `Refused` if none is open.
+    fn mark(&mut self, mark: &Incomplete) -> SourceResult<()>;
+
+    /// Forgets the open entry, as if it had not been begun.
+    ///
+    /// # Errors
+    /// `Refused` if none is open.
+    fn discard(&mut self) -> SourceResult<()>;
 
     /// A file whose content equals that of the parent version: `entry` with the extents it had there.
     ///

@@ -1,34 +1,33 @@
 //! Turns what a source says into sealed packs: cuts frames, fills packs, builds the manifest's tree, ends with the
-//! root. It holds at most one open pack, one window of a file and the entries of the version; it knows no source and
-//! no store.
+//! root. It holds at most one open pack, one window of a file, and the entries and stretches of the version; it knows no
+//! source and no store. A stretch of a file that this version or its parent holds already, wherever, is not sealed again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use legation_core::id::{Digest, EpochNo, RegistryId, StateId, VersionNo};
 use legation_core::keys::{Entropy, EpochRoot};
 use legation_core::list::{ListRow, PackList};
 use legation_core::manifest::{
-    Entry, EntryKind, Extent, Extents, MAX_INLINE_EXTENTS, MAX_META, MAX_NAME, MAX_SOURCES,
-    MAX_SPANS, NODE_TARGET, Node, PackSpan, Root, SourceRoot,
+    Entry, EntryKind, Extents, Incomplete, MAX_INLINE_EXTENTS, MAX_META, MAX_NAME, MAX_SOURCES,
+    MAX_SPANS, Node, Root, SourceRoot,
 };
 use legation_core::pack::{FrameRef, PackBuilder, SealedPack};
 use legation_core::source::{Sink, SourceError, SourceResult};
 use zeroize::Zeroizing;
 
+use cutter::Cutter;
+use file::OpenFile;
 use index::Index;
+use stretch::{Stretch, Stretches};
 
+mod cutter;
+mod file;
 pub mod index;
+mod nodes;
+pub mod stretch;
 
 /// What a frame of a file holds: large enough to compress well, small enough to fetch for one page.
 pub const WINDOW: u64 = 128 * 1024;
-/// How many extents go into one node: 40 bytes each, below [`NODE_TARGET`].
-const EXTENTS_PER_NODE: usize = 1600;
-/// How many children an inner node of extents has: 32 bytes each, below [`NODE_TARGET`].
-const CHILDREN_PER_NODE: usize = 2000;
-/// Below this a node is not ended by its content: keeps nodes from becoming many and tiny.
-const NODE_LEAST: usize = 8 * 1024;
-/// One path in so many ends a node: about 24 KiB of entries of usual size.
-const BOUNDARY: u8 = 0x7f;
 
 /// Where finished packs go. Packs come in order of their numbers, each once.
 pub trait PackSink {
@@ -120,6 +119,8 @@ pub struct VersionWriter<'a> {
     sealed: u64,
     sources: Vec<Source>,
     file: Option<OpenFile>,
+    /// What was sealed for this version, by its content.
+    fresh: HashMap<Digest, Stretch>,
     /// Small files and tails, waiting to share a frame.
     shared: Zeroizing<Vec<u8>>,
     waiting: Vec<Waiting>,
@@ -139,30 +140,7 @@ struct Waiting {
     offset: u64,
     len: u32,
     within: u32,
-}
-
-/// The file between `begin` and `end`.
-struct OpenFile {
-    entry: Entry,
-    /// The end of its data so far.
-    end: u64,
-    /// The window of the file that is being filled: its runs of data, one after the other.
-    window: Zeroizing<Vec<u8>>,
-    runs: Vec<Run>,
-    /// Extents of frames that are placed, since the last extent node.
-    extents: Vec<Extent>,
-    /// Full extent nodes: first offset and place.
-    nodes: Vec<(u64, FrameRef)>,
-    /// How many extents lie in `nodes`.
-    in_nodes: u64,
-    /// The packs that hold this file's frames and nodes, by epoch.
-    spans: Vec<PackSpan>,
-}
-
-struct Run {
-    offset: u64,
-    len: u32,
-    within: u32,
+    digest: Option<Digest>,
 }
 
 impl<'a> VersionWriter<'a> {
@@ -188,6 +166,7 @@ impl<'a> VersionWriter<'a> {
             sealed: 0,
             sources: Vec::new(),
             file: None,
+            fresh: HashMap::new(),
             shared: Zeroizing::new(Vec::new()),
             waiting: Vec::new(),
         }
@@ -269,6 +248,7 @@ impl<'a> VersionWriter<'a> {
             self.place.registry,
             self.rows.into_values().collect(),
         )?;
+        index.stretches = Stretches::of_version(&self.parent.stretches, self.fresh, &index.list);
         Ok(Finished {
             root,
             list: index.list.clone(),
@@ -369,7 +349,13 @@ impl<'a> VersionWriter<'a> {
         }
         let plain = std::mem::take(&mut self.shared);
         let frame = self.frame(&plain)?;
-        for w in self.waiting.drain(..) {
+        for w in std::mem::take(&mut self.waiting) {
+            let stretch = Stretch {
+                frame,
+                within: w.within,
+                len: w.len,
+            };
+            self.remember(w.digest, stretch);
             let entry = self
                 .sources
                 .get_mut(w.source)
@@ -379,12 +365,9 @@ impl<'a> VersionWriter<'a> {
                 ..
             }) = entry
             {
-                extents.push(Extent {
-                    offset: w.offset,
-                    len: w.len,
-                    frame,
-                    within: w.within,
-                });
+                // Between those that were found elsewhere.
+                let at = extents.partition_point(|extent| extent.offset < w.offset);
+                extents.insert(at, stretch.at(w.offset));
             }
         }
         Ok(())
@@ -398,64 +381,6 @@ impl<'a> VersionWriter<'a> {
             .ok_or_else(|| refused("no source was begun"))?;
         source.entries.push(entry);
         Ok(())
-    }
-
-    /// The tree of a source's entries, bottom up; `None` when there are none. A node that the parent version has
-    /// with the same content is referred to, not written.
-    fn tree(
-        &mut self,
-        entries: &[Entry],
-        nodes: &mut BTreeMap<Digest, FrameRef>,
-    ) -> SourceResult<Option<FrameRef>> {
-        let mut level = Vec::new();
-        let mut sizer = Vec::new();
-        let sizes: Vec<(usize, bool)> = entries
-            .iter()
-            .map(|entry| {
-                sizer.clear();
-                entry.encode(&mut sizer);
-                (sizer.len(), boundary(&entry.path))
-            })
-            .collect();
-        let mut rest = entries;
-        for count in cut(&sizes) {
-            let (leaf, tail) = rest.split_at(count);
-            rest = tail;
-            let first = leaf[0].path.clone();
-            level.push((first, self.node(&Node::Leaf(leaf.to_vec()), nodes)?));
-        }
-        while level.len() > 1 {
-            let sizes: Vec<(usize, bool)> = level
-                .iter()
-                .map(|(path, _)| (path.len() + 2 + FrameRef::LEN, boundary(path)))
-                .collect();
-            let mut children = level.into_iter();
-            level = Vec::new();
-            for count in cut(&sizes) {
-                let group: Vec<_> = children.by_ref().take(count).collect();
-                level.push((group[0].0.clone(), self.node(&Node::Inner(group), nodes)?));
-            }
-        }
-        Ok(level.pop().map(|(_, at)| at))
-    }
-
-    /// Writes a node, or finds it in the parent version.
-    fn node(
-        &mut self,
-        node: &Node,
-        nodes: &mut BTreeMap<Digest, FrameRef>,
-    ) -> SourceResult<FrameRef> {
-        let plain = Zeroizing::new(node.encode()?);
-        let digest = Digest::of(&plain);
-        let at = match self.parent.nodes.get(&digest) {
-            Some(at) => {
-                self.refer(at.epoch, at.seq, at.seq)?;
-                *at
-            }
-            None => self.frame(&plain)?,
-        };
-        nodes.insert(digest, at);
-        Ok(at)
     }
 
     /// Takes packs of the parent version into this one's list.
@@ -472,10 +397,8 @@ impl<'a> VersionWriter<'a> {
         }
         Ok(())
     }
-}
 
-impl Sink for VersionWriter<'_> {
-    fn begin(&mut self, entry: Entry) -> SourceResult<()> {
+    fn open(&mut self, entry: Entry, cutter: Option<Cutter>) -> SourceResult<()> {
         if self.file.is_some() || self.sources.is_empty() {
             return Err(refused("an entry is still open, or no source was begun"));
         }
@@ -483,17 +406,32 @@ impl Sink for VersionWriter<'_> {
             return Err(refused("a new entry comes with extents"));
         }
         entry.validate()?;
-        self.file = Some(OpenFile {
-            entry,
-            end: 0,
-            window: Zeroizing::new(Vec::new()),
-            runs: Vec::new(),
-            extents: Vec::new(),
-            nodes: Vec::new(),
-            in_nodes: 0,
-            spans: Vec::new(),
-        });
+        self.file = Some(OpenFile::new(entry, cutter));
         Ok(())
+    }
+}
+
+impl Sink for VersionWriter<'_> {
+    fn begin(&mut self, entry: Entry) -> SourceResult<()> {
+        self.open(entry, None)
+    }
+
+    fn begin_shifting(&mut self, entry: Entry) -> SourceResult<()> {
+        self.open(entry, Some(Cutter::default()))
+    }
+
+    fn mark(&mut self, mark: &Incomplete) -> SourceResult<()> {
+        let file = self.file.as_mut();
+        let file = file.ok_or_else(|| refused("no entry is open"))?;
+        file.entry.mark(mark);
+        Ok(())
+    }
+
+    fn discard(&mut self) -> SourceResult<()> {
+        // What of it was sealed stays in packs of this version: given again, it is found there.
+        self.pinned = false;
+        let file = self.file.take();
+        file.map(drop).ok_or_else(|| refused("no entry is open"))
     }
 
     fn data(&mut self, offset: u64, bytes: &[u8]) -> SourceResult<()> {
@@ -568,175 +506,6 @@ impl Sink for VersionWriter<'_> {
         }
         Ok(())
     }
-}
-
-impl VersionWriter<'_> {
-    fn take_data(&mut self, file: &mut OpenFile, offset: u64, bytes: &[u8]) -> SourceResult<()> {
-        let end = offset
-            .checked_add(bytes.len() as u64)
-            .filter(|end| *end <= i64::MAX as u64);
-        let Some(end) = end.filter(|_| file.entry.kind == EntryKind::File && offset >= file.end)
-        else {
-            return Err(refused(
-                "data for something that is no file, or not in order",
-            ));
-        };
-        let (mut offset, mut bytes) = (offset, bytes);
-        while !bytes.is_empty() {
-            let boundary = (offset / WINDOW + 1) * WINDOW;
-            let take = bytes.len().min((boundary - offset) as usize);
-            let (now, later) = bytes.split_at(take);
-            if file
-                .runs
-                .first()
-                .is_some_and(|run| run.offset / WINDOW != offset / WINDOW)
-            {
-                self.flush_window(file)?;
-            }
-            file.put(offset, now);
-            (offset, bytes) = (offset + take as u64, later);
-        }
-        file.end = end;
-        Ok(())
-    }
-
-    /// Writes the open window as a frame of its own.
-    fn flush_window(&mut self, file: &mut OpenFile) -> SourceResult<()> {
-        if file.runs.is_empty() {
-            return Ok(());
-        }
-        let frame = self.frame(&file.window)?;
-        file.touch(&frame);
-        for run in file.runs.drain(..) {
-            file.extents.push(Extent {
-                offset: run.offset,
-                len: run.len,
-                frame,
-                within: run.within,
-            });
-        }
-        file.window.clear();
-        while file.extents.len() >= EXTENTS_PER_NODE {
-            self.extent_node(file, EXTENTS_PER_NODE)?;
-        }
-        Ok(())
-    }
-
-    /// Writes the first `count` extents as a node.
-    fn extent_node(&mut self, file: &mut OpenFile, count: usize) -> SourceResult<()> {
-        let rest = file.extents.split_off(count.min(file.extents.len()));
-        let extents = std::mem::replace(&mut file.extents, rest);
-        let Some(first) = extents.first().map(|e| e.offset) else {
-            return Ok(());
-        };
-        file.in_nodes += extents.len() as u64;
-        let at = self.frame(&Node::Extents(extents).encode()?)?;
-        file.touch(&at);
-        file.nodes.push((first, at));
-        Ok(())
-    }
-
-    /// Ends a file of many extents: the rest into a node, then inner nodes up to one root.
-    fn extent_tree(&mut self, file: &mut OpenFile) -> SourceResult<Extents> {
-        self.extent_node(file, EXTENTS_PER_NODE)?;
-        let mut level = std::mem::take(&mut file.nodes);
-        while level.len() > 1 {
-            let mut above = Vec::new();
-            for group in level.chunks(CHILDREN_PER_NODE) {
-                let at = self.frame(&Node::ExtentInner(group.to_vec()).encode()?)?;
-                file.touch(&at);
-                above.push((group[0].0, at));
-            }
-            level = above;
-        }
-        match level.pop() {
-            Some((_, root)) => Ok(Extents::Tree {
-                root,
-                count: file.in_nodes,
-                spans: std::mem::take(&mut file.spans),
-            }),
-            _ => Err(refused("a file of many extents has none")),
-        }
-    }
-
-    /// Ends a file whose last window is not full: the window shares a frame with others.
-    fn end_shared(&mut self, mut file: OpenFile) -> SourceResult<()> {
-        if self.shared.len() + file.window.len() > WINDOW as usize {
-            self.flush_shared()?;
-        }
-        let base = self.shared.len() as u32;
-        self.shared.extend_from_slice(&file.window);
-        let source = self.sources.len().saturating_sub(1);
-        let entry = self.sources.last().map_or(0, |s| s.entries.len());
-        for run in file.runs.drain(..) {
-            let (offset, len, within) = (run.offset, run.len, base + run.within);
-            self.waiting.push(Waiting {
-                source,
-                entry,
-                offset,
-                len,
-                within,
-            });
-        }
-        file.entry.extents = Extents::Inline(file.extents);
-        self.keep(file.entry)
-    }
-}
-
-impl OpenFile {
-    /// Appends data to the open window, joining the run before if it continues it.
-    fn put(&mut self, offset: u64, bytes: &[u8]) {
-        let (within, len) = (self.window.len() as u32, bytes.len() as u32);
-        self.window.extend_from_slice(bytes);
-        match self.runs.last_mut() {
-            Some(run) if run.offset + u64::from(run.len) == offset => run.len += len,
-            _ => self.runs.push(Run {
-                offset,
-                len,
-                within,
-            }),
-        }
-    }
-
-    /// Notes that the file lies in this frame's pack.
-    fn touch(&mut self, at: &FrameRef) {
-        match self.spans.last_mut() {
-            Some(span) if span.epoch == at.epoch => {
-                span.first = span.first.min(at.seq);
-                span.last = span.last.max(at.seq);
-            }
-            _ => self.spans.push(PackSpan {
-                epoch: at.epoch,
-                first: at.seq,
-                last: at.seq,
-            }),
-        }
-    }
-}
-
-/// Whether a node may end after this path. Depends on the path alone, so that a change moves no other boundary.
-fn boundary(path: &[u8]) -> bool {
-    blake3::hash(path).as_bytes()[0] & BOUNDARY == BOUNDARY
-}
-
-/// Cuts a sequence of (encoded length, may end here) into nodes: how many items each takes. Every node but the last
-/// has two or more, unless a single item fills it, so that each level is shorter than the one below.
-fn cut(items: &[(usize, bool)]) -> Vec<usize> {
-    let mut counts = Vec::new();
-    let (mut count, mut len) = (0, 0);
-    for (i, (size, may_end)) in items.iter().enumerate() {
-        if count > 0 && len + size > NODE_TARGET {
-            counts.push(count);
-            (count, len) = (0, 0);
-        }
-        (count, len) = (count + 1, len + size);
-        let last = i + 1 == items.len();
-        if last || (*may_end && count > 1 && len >= NODE_LEAST) {
-            counts.push(count);
-            (count, len) = (0, 0);
-        }
-    }
-    counts
 }
 
 fn refused(why: &str) -> SourceError {

@@ -208,7 +208,7 @@ impl State {
         self.check_writer((it.state, it.mandate), it.registry, it.term, signed)?;
         check_wal(it.timeline, it.wal.as_ref())?;
         hold!(
-            it.cause != Cause::StandbyRemoved,
+            !matches!(it.cause, Cause::StandbyRemoved | Cause::SourceIncomplete),
             Fields,
             "'{}' makes a doubt, not a gap",
             it.cause

@@ -104,6 +104,8 @@ words! {
         AgentLost = "agent-lost",
         /// Somebody took the agent out of the required standbys.
         StandbyRemoved = "standby-removed",
+        /// Some files could not be read, or not as they were at one moment: the version captured at this time says which.
+        SourceIncomplete = "source-incomplete",
     }
 }
 words! {

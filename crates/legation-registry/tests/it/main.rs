@@ -2,6 +2,7 @@
 //! Sink, WAL sink and restorer are plain ones in memory, so that what is tested is the driver alone.
 
 mod base;
+mod busy;
 mod cluster;
 mod memory;
 mod probe;

@@ -468,6 +468,7 @@ impl Postgres {
                     stats: Vec::new(),
                     entries: report.entries,
                     bytes: report.bytes,
+                    incomplete: None,
                 })
             },
         )?;

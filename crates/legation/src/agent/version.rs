@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use legation_core::id::{EpochNo, RegistryId, StreamId, Timeline, VersionNo};
-use legation_core::manifest::Entry;
+use legation_core::manifest::{Entry, Incomplete};
 use legation_core::pack::SealedPack;
 use legation_core::source::{Sink, SourceError, SourceResult};
 use legation_core::statement::{self, Branch, EpochSet, Name, Packs, RootRow, WalRange};
@@ -82,6 +82,8 @@ pub struct Taken {
     pub entries: u64,
     /// Bytes of the source.
     pub bytes: u64,
+    /// What of it is not what the source held, in words.
+    pub incomplete: Option<String>,
 }
 
 impl Versions {
@@ -189,6 +191,13 @@ impl Versions {
             return Err(stopped());
         }
         let digest = self.outbox.push(Kind::List, &encoded)?;
+        if taken.incomplete.is_some() {
+            // Before the commit: nobody is to take the version for whole.
+            let doubt = self
+                .writer
+                .incomplete(self.registry, memory.term, captured)?;
+            self.outbox.push(Kind::Statement, &doubt)?;
+        }
         let (timeline, wal, stream) = match taken.wal {
             Some((timeline, wal, stream)) => (Some(timeline), Some(wal), Some(stream)),
             None => (None, None, None),
@@ -235,6 +244,7 @@ impl Versions {
         self.outbox.push(Kind::Statement, &signed)?;
         edge::hit("agent.commit")?;
         self.board.registry(&self.name, |status| {
+            status.incomplete = taken.incomplete;
             status.entries = Some(taken.entries);
             status.source_bytes = Some(taken.bytes);
             status.trouble = None;
@@ -363,6 +373,18 @@ impl Sink for Counted<'_> {
 
     fn end(&mut self) -> SourceResult<()> {
         self.to.end()
+    }
+
+    fn begin_shifting(&mut self, entry: Entry) -> SourceResult<()> {
+        self.to.begin_shifting(entry)
+    }
+
+    fn mark(&mut self, mark: &Incomplete) -> SourceResult<()> {
+        self.to.mark(mark)
+    }
+
+    fn discard(&mut self) -> SourceResult<()> {
+        self.to.discard()
     }
 
     fn unchanged(&mut self, entry: Entry) -> SourceResult<()> {

@@ -95,6 +95,7 @@ impl<D: Driver> Whole<D> {
         if parent.entries().next().is_some() && self.driver.is_unchanged(&parent, stop)? {
             self.versions.board.registry(&self.versions.name, |status| {
                 status.unchanged_at = Some(began);
+                status.incomplete = parent.incomplete();
                 status.trouble = None;
             });
             return Ok(());

@@ -111,6 +111,28 @@ impl Writer {
             at: now()?,
         })
     }
+
+    /// The signed text of a doubt: the version captured at this time says which of its files are not whole.
+    ///
+    /// # Errors
+    /// As [`Writer::sign`].
+    pub fn incomplete(
+        &self,
+        registry: RegistryId,
+        term: Term,
+        captured: Time,
+    ) -> Result<Vec<u8>, Failure> {
+        self.sign(statement::Doubt {
+            state: self.state(),
+            mandate: self.mandate(),
+            registry,
+            term,
+            timeline: None,
+            wal: None,
+            cause: Cause::SourceIncomplete,
+            at: captured,
+        })
+    }
 }
 
 /// Now, as statements write it.

@@ -187,6 +187,7 @@ fn print(status: &AgentStatus, age: Duration, ctx: &Ctx) {
         ));
         for trouble in [
             &registry.trouble,
+            &registry.incomplete,
             &registry.line_trouble,
             &registry.ship_trouble,
         ]

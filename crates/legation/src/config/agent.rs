@@ -231,6 +231,9 @@ pub struct Tree {
     /// Time between two captures.
     #[serde(default = "Tree::usual_every")]
     pub every: Span,
+    /// Keep directories empty on which other file systems are mounted.
+    #[serde(default)]
+    pub one_file_system: bool,
 }
 
 /// How a registry is started abroad.

@@ -35,6 +35,8 @@ const CONSISTENT: &str = "is consistent";
 const OWN_PROBE: &str = "the registry's own probe";
 /// A version cannot ask for more: its probe must not keep the others from serving.
 const PROBE_WITHIN_MOST: Duration = Duration::from_secs(600);
+/// How many entries that are not whole are named.
+const NAMED: usize = 20;
 /// The source kind of a database cluster.
 const POSTGRES: &str = "postgres";
 /// A version's fact that names the query which must answer true before it serves.
@@ -336,6 +338,8 @@ pub struct Source {
     pub bytes: u64,
     /// What could not be given back as it was.
     pub left_out: usize,
+    /// What the version itself says is not what the source held.
+    pub incomplete: usize,
 }
 
 /// Restores every source of a version into `dir`: one source into `dir` itself, several below it by name.
@@ -381,6 +385,7 @@ pub fn restore(
         let result = reader.restore(at, b"", &mut restorer, &mut |_| {})?;
         let report = restorer.to.finish()?;
         let (mut short, mut notes) = (None, Vec::new());
+        let not_whole = named(&report.incomplete);
         let database = match plan {
             Some(mut plan) => {
                 let serve = serve(&path);
@@ -395,13 +400,26 @@ pub fn restore(
             database,
             probe: probe(&source.meta),
             short,
-            notes,
+            notes: notes.into_iter().chain(not_whole).collect(),
+            incomplete: report.incomplete.len(),
             entries: result.entries,
             bytes: result.bytes,
             left_out: report.left_out.len(),
         });
     }
     Ok(done)
+}
+
+/// The first of what is not whole, and how many more there are.
+fn named(incomplete: &[(Vec<u8>, String)]) -> Vec<String> {
+    let one = |(path, why): &(Vec<u8>, String)| format!("{} is {why}", crate::output::shown(path));
+    let mut named: Vec<String> = incomplete.iter().take(NAMED).map(one).collect();
+    if let Some(more @ 1..) = incomplete.len().checked_sub(NAMED) {
+        named.push(format!(
+            "{more} more are not as they were when they were captured"
+        ));
+    }
+    named
 }
 
 /// The registry's own probe, as its version says.
