@@ -15,7 +15,7 @@ use rustix::fs::{FileType, Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
 
 use super::capture::Walk;
-use super::holes::for_each_part;
+use super::holes::{Reading, for_each_part};
 use super::parent::Stat;
 use super::xattrs;
 use crate::error::Context;
@@ -162,27 +162,6 @@ impl Walk<'_> {
             second.add(offset, bytes);
             Ok(())
         })?;
-        Ok(first.end() == second.end())
-    }
-}
-
-/// The bytes of a file and where they lay.
-#[derive(Default)]
-struct Reading {
-    hasher: blake3::Hasher,
-    end: u64,
-}
-
-impl Reading {
-    fn add(&mut self, offset: u64, bytes: &[u8]) {
-        if offset != self.end {
-            self.hasher.update(b"hole").update(&offset.to_le_bytes());
-        }
-        self.hasher.update(bytes);
-        self.end = offset + bytes.len() as u64;
-    }
-
-    fn end(self) -> (blake3::Hash, u64) {
-        (self.hasher.finalize(), self.end)
+        Ok(first.digest() == second.digest())
     }
 }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use legation_core::id::Digest;
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
@@ -13,7 +14,7 @@ use crate::{Error, Result};
 const READ: usize = 1 << 20;
 
 /// Calls `part` for the data of a file, hole by hole; returns how many bytes there were.
-pub(super) fn for_each_part(
+pub(crate) fn for_each_part(
     file: &File,
     stat: &rustix::fs::Stat,
     part: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
@@ -21,6 +22,16 @@ pub(super) fn for_each_part(
     let size = stat.st_size as u64;
     // Fewer blocks than bytes: there may be holes. Otherwise the two calls a file are spared.
     let sparse = (stat.st_blocks as u64).saturating_mul(512) < size;
+    for_each_part_up_to(file, size, sparse, part)
+}
+
+/// As [`for_each_part`], for what does not say its size itself, such as a device.
+pub(crate) fn for_each_part_up_to(
+    file: &File,
+    size: u64,
+    sparse: bool,
+    part: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
+) -> Result<u64> {
     let io = |e: io::Error| Error::io("read", e);
     let mut buffer = vec![0; READ.min(size as usize)];
     let (mut at, mut read) = (0, 0);
@@ -62,5 +73,28 @@ fn next_data(file: &File, at: u64, size: u64) -> rustix::io::Result<(u64, u64)> 
         // Cut shorter since: nothing is left to read.
         Err(Errno::NXIO) => Ok((size, size)),
         Err(e) => Err(e),
+    }
+}
+
+/// The bytes of a file and where they lay.
+#[derive(Default)]
+pub(crate) struct Reading {
+    hasher: blake3::Hasher,
+    end: u64,
+}
+
+impl Reading {
+    pub(crate) fn add(&mut self, offset: u64, bytes: &[u8]) {
+        if offset != self.end {
+            self.hasher.update(b"hole").update(&offset.to_le_bytes());
+        }
+        self.hasher.update(bytes);
+        self.end = offset + bytes.len() as u64;
+    }
+
+    /// Of all that was added.
+    pub(crate) fn digest(mut self) -> Digest {
+        self.hasher.update(&self.end.to_le_bytes());
+        Digest(*self.hasher.finalize().as_bytes())
     }
 }

@@ -5,7 +5,7 @@
 
 pub mod capture;
 mod file;
-mod holes;
+pub(crate) mod holes;
 mod mounts;
 mod names;
 pub mod parent;

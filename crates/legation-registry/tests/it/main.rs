@@ -4,9 +4,14 @@
 mod base;
 mod busy;
 mod cluster;
+mod command;
+mod image;
+mod loops;
+mod mariadb;
 mod memory;
 mod probe;
 mod sanitise;
+mod shapes;
 mod shutdown;
 mod stream;
 mod timeline;
