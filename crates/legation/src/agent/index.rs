@@ -15,7 +15,7 @@ use legation_repo::writer::index::Index as Written;
 use crate::exit::Failure;
 
 /// First bytes of the file.
-const MAGIC: &[u8; 8] = b"LGNkept1";
+const MAGIC: &[u8; 8] = b"LGNkept2";
 /// Some hundreds of bytes for each of ten million files.
 const MAX_FILE: u64 = 4 << 30;
 /// Bytes of the digest at the end.
@@ -32,6 +32,8 @@ pub struct Index {
     pub written: Written,
     /// How each file looked.
     pub stats: Vec<(Vec<u8>, Stat)>,
+    /// The digest of all that was read, of a source that is compared by it.
+    pub digest: Option<Digest>,
 }
 
 impl Index {
@@ -40,6 +42,7 @@ impl Index {
         Index {
             written: Written::empty(state, registry),
             stats: Vec::new(),
+            digest: None,
         }
     }
 
@@ -119,6 +122,10 @@ impl Index {
                 out.extend_from_slice(&nanos.to_le_bytes());
             }
         }
+        out.push(self.digest.is_some().into());
+        if let Some(digest) = &self.digest {
+            out.extend_from_slice(digest.as_bytes());
+        }
         let digest = Digest::of(&out);
         out.extend_from_slice(digest.as_bytes());
         out
@@ -152,8 +159,16 @@ impl Index {
             };
             stats.push((path, stat));
         }
+        let digest = match r.u8()? {
+            0 => None,
+            _ => Some(Digest(r.array()?)),
+        };
         r.finish()?;
-        Ok(Index { written, stats })
+        Ok(Index {
+            written,
+            stats,
+            digest,
+        })
     }
 }
 

@@ -465,10 +465,9 @@ impl Postgres {
                 Ok(Taken {
                     wal: Some((report.facts.timeline, wal, current.stream)),
                     epochs,
-                    stats: Vec::new(),
                     entries: report.entries,
                     bytes: report.bytes,
-                    incomplete: None,
+                    ..Taken::default()
                 })
             },
         )?;

@@ -28,17 +28,7 @@ impl Driver for Config {
 
     /// Walks without keeping anything, up to the first difference.
     fn is_unchanged(&self, parent: &Index, stop: &Stop) -> Result<bool, Failure> {
-        let known = parent.parent();
-        let mut watch = Watch {
-            parent: &known,
-            entries: 0,
-            changed: false,
-        };
-        match walk(self, &known, &mut watch, stop) {
-            Ok(_) => Ok(watch.saw_no_change()),
-            Err(_) if watch.changed => Ok(false),
-            Err(failure) => Err(failure),
-        }
+        is_as_in(self, parent, stop)
     }
 
     fn take(&self, parent: &Index, sink: &mut dyn Sink, stop: &Stop) -> Result<Taken, Failure> {
@@ -50,6 +40,21 @@ impl Driver for Config {
             bytes: report.size,
             ..Taken::default()
         })
+    }
+}
+
+/// Whether a tree is as the parent version has it.
+pub(super) fn is_as_in(tree: &Config, parent: &Index, stop: &Stop) -> Result<bool, Failure> {
+    let known = parent.parent();
+    let mut watch = Watch {
+        parent: &known,
+        entries: 0,
+        changed: false,
+    };
+    match walk(tree, &known, &mut watch, stop) {
+        Ok(_) => Ok(watch.saw_no_change()),
+        Err(_) if watch.changed => Ok(false),
+        Err(failure) => Err(failure),
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use legation_core::id::{EpochNo, RegistryId, StreamId, Timeline, VersionNo};
+use legation_core::id::{Digest, EpochNo, RegistryId, StreamId, Timeline, VersionNo};
 use legation_core::manifest::{Entry, Incomplete};
 use legation_core::pack::SealedPack;
 use legation_core::source::{Sink, SourceError, SourceResult};
@@ -84,6 +84,10 @@ pub struct Taken {
     pub bytes: u64,
     /// What of it is not what the source held, in words.
     pub incomplete: Option<String>,
+    /// The digest of all that was read, where that alone tells whether anything changed.
+    pub digest: Option<Digest>,
+    /// It is as the parent version has it: no version is made.
+    pub unchanged: bool,
 }
 
 impl Versions {
@@ -122,11 +126,26 @@ impl Versions {
         parent: &Index,
         take: impl FnOnce(&mut dyn Sink) -> Result<Taken, Failure>,
     ) -> Result<VersionNo, Failure> {
+        let made = self.capture_changed(kind, source, parent, take)?;
+        made.ok_or_else(|| Failure::failed("a source that never is unchanged said so"))
+    }
+
+    /// As [`Versions::capture`], of a source that only tells while it is read that it did not change: then there is none.
+    ///
+    /// # Errors
+    /// As [`Versions::capture`].
+    pub fn capture_changed(
+        &self,
+        kind: &str,
+        source: &str,
+        parent: &Index,
+        take: impl FnOnce(&mut dyn Sink) -> Result<Taken, Failure>,
+    ) -> Result<Option<VersionNo>, Failure> {
         let _pass = self.gate.enter(&self.stop).ok_or_else(stopped)?;
         let result = self.attempt(kind, source, parent, take);
         self.board
             .registry(&self.name, |status| status.capturing = None);
-        if result.is_err() {
+        if !matches!(result, Ok(Some(_))) {
             self.outbox.abandon_unfinished()?;
         }
         result
@@ -138,7 +157,7 @@ impl Versions {
         source: &str,
         parent: &Index,
         take: impl FnOnce(&mut dyn Sink) -> Result<Taken, Failure>,
-    ) -> Result<VersionNo, Failure> {
+    ) -> Result<Option<VersionNo>, Failure> {
         let memory = self.state.update(|memory| {
             memory.capturing = memory.breaks;
             memory.clone()
@@ -178,11 +197,15 @@ impl Versions {
             done: 0,
             told: Instant::now(),
         })?;
+        if taken.unchanged {
+            return Ok(None);
+        }
         let finished = writer.finish(number)?;
         let list = finished.list;
         let index = Index {
             written: finished.index,
             stats: taken.stats,
+            digest: taken.digest,
         };
         index.save(&self.dir, number)?;
         edge::hit("agent.index")?;
@@ -249,7 +272,7 @@ impl Versions {
             status.source_bytes = Some(taken.bytes);
             status.trouble = None;
         });
-        Ok(number)
+        Ok(Some(number))
     }
 }
 

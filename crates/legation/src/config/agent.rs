@@ -7,6 +7,7 @@ use legation_core::statement::RegistryRow;
 use serde::{Deserialize, Serialize};
 
 use super::IdentityAt;
+use super::sources::{Command, Image};
 use super::units::{Rate, Size, Span};
 use crate::exit::Failure;
 
@@ -207,6 +208,10 @@ pub enum Source {
     Postgres(Postgres),
     /// A directory of files.
     Tree(Tree),
+    /// What a program prints.
+    Command(Command),
+    /// A volume, an image of a machine, or a container image.
+    Image(Image),
 }
 
 /// A PostgreSQL cluster.
@@ -358,6 +363,8 @@ impl Source {
         match self {
             Source::Postgres(_) => "postgres",
             Source::Tree(_) => "tree",
+            Source::Command(_) => "command",
+            Source::Image(_) => "image",
         }
     }
 }
@@ -369,6 +376,15 @@ impl Postgres {
 }
 
 impl Tree {
+    /// A directory by its path alone.
+    pub fn of(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            every: Self::usual_every(),
+            one_file_system: false,
+        }
+    }
+
     fn usual_every() -> Span {
         Span(Duration::from_secs(300))
     }
@@ -438,6 +454,16 @@ impl Agent {
                     "it has more than one PostgreSQL source; give each a registry of its own"
                         .into(),
                 );
+            }
+            for source in &registry.source {
+                let found = match source {
+                    Source::Command(command) => command.check(),
+                    Source::Image(image) => image.check(),
+                    Source::Postgres(_) | Source::Tree(_) => Ok(()),
+                };
+                if let Err(what) = found {
+                    return wrong(what.to_owned());
+                }
             }
             if registry.source.is_empty() {
                 return wrong("it has no [[registry.source]]".into());

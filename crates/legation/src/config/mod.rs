@@ -4,6 +4,7 @@ pub mod agent;
 pub mod embassy;
 pub mod locators;
 pub mod person;
+pub mod sources;
 pub mod suggest;
 pub mod units;
 

@@ -13,6 +13,7 @@ use legation_core::manifest::{Entry, SourceRoot};
 use legation_core::policy::VersionState;
 use legation_core::source::{Restorer, SourceError, SourceResult};
 use legation_core::statement::RootRow;
+use legation_registry::command::RESTORE_KEY;
 use legation_registry::postgres::{
     self as driver, Binaries, Facts, Plan, Replayed, Serve, Server, Target,
 };
@@ -400,7 +401,11 @@ pub fn restore(
             database,
             probe: probe(&source.meta),
             short,
-            notes: notes.into_iter().chain(not_whole).collect(),
+            notes: notes
+                .into_iter()
+                .chain(not_whole)
+                .chain(read_in(&source.meta))
+                .collect(),
             incomplete: report.incomplete.len(),
             entries: result.entries,
             bytes: result.bytes,
@@ -420,6 +425,16 @@ fn named(incomplete: &[(Vec<u8>, String)]) -> Vec<String> {
         ));
     }
     named
+}
+
+/// How a dump is read in again, as its owner has it.
+fn read_in(meta: &BTreeMap<String, String>) -> Option<String> {
+    let argv: Vec<String> = serde_json::from_str(meta.get(RESTORE_KEY)?).ok()?;
+    let quoted = argv.iter().map(|word| format!("{word:?}"));
+    let command = quoted.collect::<Vec<_>>().join(" ");
+    Some(format!(
+        "its owner reads it in again with {command}, given the file"
+    ))
 }
 
 /// The registry's own probe, as its version says.

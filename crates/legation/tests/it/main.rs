@@ -13,5 +13,6 @@ mod refusals;
 mod release;
 mod secrecy;
 mod shape;
+mod sources;
 mod survive;
 mod watched;
