@@ -219,3 +219,6 @@ impl Image {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
