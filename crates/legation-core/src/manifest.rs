@@ -385,13 +385,18 @@ impl Extent {
         self.offset.saturating_add(self.len.into())
     }
 
-    fn encode(&self, out: &mut Vec<u8>) {
+    /// Appends the encoding.
+    pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_u64(self.offset).put_u32(self.len);
         self.frame.encode(out);
         out.put_u32(self.within);
     }
 
-    fn decode(r: &mut Reader<'_>) -> Result<Self, FormatError> {
+    /// Reads one; whether it lies in its file and its frame is checked where those are known.
+    ///
+    /// # Errors
+    /// `Malformed`.
+    pub fn decode(r: &mut Reader<'_>) -> Result<Self, FormatError> {
         Ok(Self {
             offset: r.u64()?,
             len: r.u32()?,

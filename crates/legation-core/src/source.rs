@@ -114,6 +114,9 @@ pub trait ObjectSource: Send + Sync {
     ) -> SourceResult<Vec<u8>>;
 }
 
+/// The stretches in which a file that changes in place is compared with its parent: the usual page of databases.
+pub const BLOCK: u64 = 4096;
+
 /// Takes one version of one source, entry by entry. One file at a time; any order of paths; no path twice.
 pub trait Sink {
     /// Starts an entry. Its `extents` must be empty; `size` may still be a guess, the data that follow decide.
@@ -146,14 +149,50 @@ pub trait Sink {
     /// Says of the open entry that it is not what the source held at one moment.
     ///
     /// # Errors
-    /// `Refused` if none is open.
-    fn mark(&mut self, mark: &Incomplete) -> SourceResult<()>;
+    /// `Refused` if none is open, or the sink takes none that is not whole.
+    fn mark(&mut self, mark: &Incomplete) -> SourceResult<()> {
+        Err(SourceError::Refused(format!("it is {mark}")))
+    }
 
     /// Forgets the open entry, as if it had not been begun.
     ///
     /// # Errors
-    /// `Refused` if none is open.
-    fn discard(&mut self) -> SourceResult<()>;
+    /// `Refused` if none is open, or the sink cannot forget.
+    fn discard(&mut self) -> SourceResult<()> {
+        Err(SourceError::Refused("an entry cannot be forgotten here".into()))
+    }
+    /// Says of the open file, before its data, that its bytes stay where they are between versions, as the pages of a
+    /// database do: the sink keeps what tells it which blocks of [`BLOCK`] bytes changed, seals those, and refers to the
+    /// others. Data then begin and end at multiples of [`BLOCK`], or at the file's end. Returns the length of the parent
+    /// version's file if any part of that may be given by [`Sink::same`]; without it all must come as data.
+    ///
+    /// # Errors
+    /// `Refused` if no file is open, or it has data.
+    fn in_place(&mut self) -> SourceResult<Option<u64>> {
+        Ok(None)
+    }
+
+    /// A stretch of the open file that is as in the parent version: whole blocks of it.
+    ///
+    /// # Errors
+    /// `Refused` if the sink did not offer it.
+    fn same(&mut self, offset: u64, len: u64) -> SourceResult<()> {
+        let _ = (offset, len);
+        Err(SourceError::Refused(
+            "no part of a parent was offered".into(),
+        ))
+    }
+
+    /// Begins the open file over, which changed while it was given: all comes again, and what was given so far is the
+    /// parent that it is compared with.
+    ///
+    /// # Errors
+    /// `Refused` if the file is not one in place.
+    fn again(&mut self) -> SourceResult<()> {
+        Err(SourceError::Refused(
+            "a file cannot be begun over here".into(),
+        ))
+    }
 
     /// A file whose content equals that of the parent version: `entry` with the extents it had there.
     ///

@@ -12,6 +12,9 @@ use crate::hosted;
 /// How far the clock may be ahead of what this process has measured since it began: time servers correct less.
 const MAX_JUMP: Duration = Duration::from_secs(24 * 3600);
 
+/// How long an embassy may have been off.
+const LONGEST_REST: Duration = Duration::from_secs(400 * 24 * 3600);
+
 /// The machine's clock, watched by its monotonic one since this process began.
 pub struct Clock {
     wall: Time,
@@ -19,10 +22,12 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Begins to watch. What the clock says now is believed.
-    pub fn start() -> Self {
+    /// Begins to watch. What the clock says now is believed, as long as an embassy may have been off since the last
+    /// entry of its log: a battery that is empty must not bind every later entry to a year that is far away. Beyond that
+    /// it is believed once the operator has looked at it, which is no earlier than `checked`.
+    pub fn start(last: Time, checked: Option<Time>) -> Self {
         Self {
-            wall: hosted::now(),
+            wall: began(hosted::now(), last, checked),
             since: Instant::now(),
         }
     }
@@ -31,6 +36,12 @@ impl Clock {
     pub fn stamp(&self, last: Time) -> Option<Time> {
         stamp(hosted::now(), last, self.wall, self.since.elapsed())
     }
+}
+
+fn began(now: Time, last: Time, checked: Option<Time>) -> Time {
+    let rest = u64::try_from(LONGEST_REST.as_millis()).unwrap_or(u64::MAX);
+    let believed = Time::from_millis(last.millis().saturating_add(rest)).unwrap_or(now);
+    now.min(believed.max(checked.unwrap_or(believed)))
 }
 
 fn stamp(now: Time, last: Time, began: Time, elapsed: Duration) -> Option<Time> {
@@ -58,6 +69,15 @@ mod tests {
         // Two days, of which nobody saw more than a moment.
         assert_eq!(stamp(at(2), at(0), at(0), elapsed(0)), None);
         assert_eq!(stamp(at(40), at(30), at(0), elapsed(30)), None);
+        // Ten years, right at a start; and what an operator has looked at.
+        assert_eq!(began(at(30), at(0), None), at(30));
+        assert_eq!(
+            stamp(at(3650), at(0), began(at(3650), at(0), None), elapsed(1)),
+            None
+        );
+        let looked = began(at(3650), at(0), Some(at(3649)));
+        assert_eq!(stamp(at(3650), at(0), looked, elapsed(1)), Some(at(3650)));
+        assert_eq!(began(at(1), at(0), Some(at(3649))), at(1));
         // It agrees again.
         assert_eq!(stamp(at(31), at(30), at(0), elapsed(31)), Some(at(31)));
     }

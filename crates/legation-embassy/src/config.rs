@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use legation_core::keys::SigningKey;
 use legation_core::log::LOG_SEED_LEN;
+use legation_core::statement::Time;
 use legation_repo::http::TlsIdentity;
 use zeroize::Zeroizing;
 
@@ -103,6 +104,9 @@ pub struct Limits {
     pub appends: usize,
     /// How long requests under way may take to finish when the embassy is told to stop.
     pub drain: Duration,
+    /// When the operator last looked at the machine's clock and found it right: up to here it is believed even though
+    /// nothing was logged for more than a year.
+    pub clock_checked: Option<Time>,
 }
 
 impl Limits {
@@ -140,6 +144,7 @@ impl Default for Limits {
             statements: 256,
             appends: 256,
             drain: Duration::from_secs(5),
+            clock_checked: None,
         }
     }
 }

@@ -65,11 +65,13 @@ impl Sequencer {
         let (queue, jobs) = mpsc::sync_channel(site.limits.statements);
         let ready = Arc::new(AtomicBool::new(true));
         let wait = site.limits.queue_wait;
+        let last = site.fold().last_received();
+        let clock = Clock::start(last, site.limits.clock_checked);
         let mut writer = Writer {
             site,
             journals,
             keys,
-            clock: Clock::start(),
+            clock,
             log: Some(log),
             told: (Instant::now(), HashSet::new()),
             ready: ready.clone(),
@@ -354,7 +356,8 @@ impl Writer {
         if last.is_none() {
             tracing::error!(
                 now = %hosted::now(), last = %state.last_received(),
-                "the clock jumped more than a day ahead: nothing is logged until it agrees again or the embassy is restarted"
+                "the clock jumped more than a day ahead: nothing is logged until it agrees again; an operator who finds it right says so by clock_checked in the \
+                 configuration, and restarts the embassy"
             );
         }
         Some(Batch {

@@ -9,6 +9,7 @@ pub mod error;
 pub mod image;
 pub mod postgres;
 pub mod program;
+pub mod sqlite;
 pub mod tree;
 
 pub use error::{Error, Result};

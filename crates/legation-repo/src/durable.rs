@@ -21,7 +21,7 @@ pub const TEMPORARY: &str = ".tmp-";
 const DIR_MODE: u32 = 0o700;
 
 /// A name for a temporary file that no other thread or process uses.
-fn temporary_name() -> String {
+pub(crate) fn temporary_name() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     format!("{TEMPORARY}{}-{number}", std::process::id())

@@ -57,6 +57,9 @@ pub fn at<T>(_name: &'static str, operation: impl FnOnce() -> io::Result<T>) -> 
 pub fn at<T>(name: &'static str, operation: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     debug_assert!(EDGES.contains(&name), "{name} is not in EDGES");
     let fault = armed::passing(name);
+    if let Some(fault) = fault {
+        tracing::warn!("fault at {name}: {fault:?}");
+    }
     match fault {
         Some(Fault::Kill) => armed::die(),
         Some(Fault::Eio) => return Err(io::Error::from(rustix::io::Errno::IO)),

@@ -20,9 +20,11 @@ use file::OpenFile;
 use index::Index;
 use stretch::{Stretch, Stretches};
 
+pub mod blocks;
 mod cutter;
 mod file;
 pub mod index;
+pub mod map;
 mod nodes;
 pub mod stretch;
 
@@ -119,11 +121,15 @@ pub struct VersionWriter<'a> {
     sealed: u64,
     sources: Vec<Source>,
     file: Option<OpenFile>,
+    /// Whether content is looked for, and remembered for the next version.
+    reuses: bool,
     /// What was sealed for this version, by its content.
     fresh: HashMap<Digest, Stretch>,
     /// Small files and tails, waiting to share a frame.
     shared: Zeroizing<Vec<u8>>,
     waiting: Vec<Waiting>,
+    /// What is kept of files that change in place.
+    maps: Option<blocks::Maps>,
 }
 
 struct Source {
@@ -166,10 +172,20 @@ impl<'a> VersionWriter<'a> {
             sealed: 0,
             sources: Vec::new(),
             file: None,
+            reuses: true,
             fresh: HashMap::new(),
             shared: Zeroizing::new(Vec::new()),
             waiting: Vec::new(),
+            maps: None,
         }
+    }
+
+    /// Neither looks for content that is there already nor remembers any: for a source whose versions are whole each by
+    /// itself, which would pay for it with memory and gain nothing.
+    #[must_use]
+    pub fn without_reuse(mut self) -> Self {
+        self.reuses = false;
+        self
     }
 
     /// Starts the next source of the version.
@@ -228,6 +244,7 @@ impl<'a> VersionWriter<'a> {
                 entries: source.entries,
             });
         }
+        self.publish_maps(version, &mut index)?;
         self.seal_pack()?;
         self.renew()?;
 
@@ -439,8 +456,13 @@ impl Sink for VersionWriter<'_> {
             .file
             .take()
             .ok_or_else(|| refused("data came outside of an entry"))?;
-        let result = self.take_data(&mut file, offset, bytes);
-        self.pinned = file.spans.len() >= MAX_SPANS;
+        let result = if file.in_place.is_some() {
+            self.place_data(&mut file, offset, bytes)
+        } else {
+            let result = self.take_data(&mut file, offset, bytes);
+            self.pinned = file.spans.len() >= MAX_SPANS;
+            result
+        };
         self.file = Some(file);
         result
     }
@@ -450,6 +472,9 @@ impl Sink for VersionWriter<'_> {
             .file
             .take()
             .ok_or_else(|| refused("no entry is open"))?;
+        if file.in_place.is_some() {
+            return self.end_in_place(file);
+        }
         if file.entry.kind == EntryKind::File {
             file.entry.size = file.entry.size.max(file.end);
         }
@@ -468,6 +493,21 @@ impl Sink for VersionWriter<'_> {
         self.pinned = false;
         file.entry.validate()?;
         self.keep(file.entry)
+    }
+
+    fn in_place(&mut self) -> SourceResult<Option<u64>> {
+        self.begin_in_place()
+    }
+
+    fn same(&mut self, offset: u64, len: u64) -> SourceResult<()> {
+        let mut file = self.file.take().ok_or_else(|| refused("no file is open"))?;
+        let result = self.place_same(&mut file, offset, len);
+        self.file = Some(file);
+        result
+    }
+
+    fn again(&mut self) -> SourceResult<()> {
+        self.begin_over()
     }
 
     fn unchanged(&mut self, entry: Entry) -> SourceResult<()> {

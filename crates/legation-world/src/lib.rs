@@ -10,6 +10,7 @@ pub mod error;
 pub mod fixtures;
 pub mod journal;
 pub mod keytry;
+pub mod line;
 pub mod pg;
 pub mod ports;
 pub mod process;

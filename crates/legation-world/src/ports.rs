@@ -11,7 +11,7 @@ use crate::error::{Doing, Result, failed};
 /// The first port that is claimed.
 const FIRST: u16 = 10_000;
 /// Ports in one claim: a world has at most this many databases abroad.
-pub const BLOCK: u16 = 8;
+pub const BLOCK: u16 = 16;
 /// Where the system says which ports it gives away by itself.
 const EPHEMERAL: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 

@@ -60,6 +60,11 @@ pub fn place(rng: &mut Rng) -> (&'static str, &'static str, u32) {
     PLACES[rng.below(PLACES.len() as u64) as usize]
 }
 
+/// Databases that words are planted in, at most.
+const DATABASES: usize = 12;
+/// Words planted in the rows of each.
+pub const WORDS_EACH: usize = 4;
+
 /// Words planted in data, names of tables and names of files, to be looked for where they must not be.
 ///
 /// Long enough that chance does not make one in a terabyte of ciphertext.
@@ -87,8 +92,8 @@ impl Canaries {
         };
         let mut many = |kind: &str, n: usize| (0..n).map(|_| word(kind)).collect::<Vec<_>>();
         Self {
-            data: many("Lind", 16),
-            tables: many("salvestus_", 4),
+            data: many("Lind", DATABASES * WORDS_EACH),
+            tables: many("salvestus_", DATABASES),
             files: many("Varblane", 8),
             paths: many("tihane", 4),
         }

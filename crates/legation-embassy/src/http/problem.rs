@@ -201,7 +201,7 @@ impl Refused {
     /// The machine's clock jumped ahead.
     pub fn clock() -> Self {
         let detail = "the embassy's clock has jumped more than a day ahead and stamps nothing until it agrees again; its \
-                      operator must set it right, or restart the embassy if it is right now";
+                      operator must set it right, or, where it is right, write clock_checked into the configuration and restart";
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
             kind::FAILED,

@@ -5,6 +5,8 @@ pub mod oci;
 pub mod snapshot;
 
 use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -15,7 +17,7 @@ use rustix::fs::{FileType, Mode, OFlags, SeekFrom, fstat, seek};
 
 use crate::error::Context;
 use crate::tree::Stat;
-use crate::tree::holes::{Reading, for_each_part_up_to};
+use crate::tree::holes::{Reading, next_data};
 use crate::{Error, Result};
 
 pub use snapshot::Snapshot;
@@ -134,25 +136,22 @@ fn read(
         extents: Extents::default(),
     };
     match shape {
-        Shape::Disk => sink.begin(entry)?,
+        Shape::Disk => {
+            sink.begin(entry)?;
+            // All of it comes as data: what did not change is found by comparing.
+            sink.in_place()?;
+        }
         Shape::Archive => sink.begin_shifting(entry)?,
     }
     let file = File::from(fd);
     let mut reading = Reading::default();
-    for_each_part_up_to(&file, size, sparse, &mut |offset, bytes| {
+    for_each_block(&file, size, sparse, &mut |offset, bytes| {
         if stop() {
             return Err(Error::Stopped);
         }
-        let (mut at, mut rest) = (offset, bytes);
-        while !rest.is_empty() {
-            let to_boundary = BLOCK - (at % BLOCK as u64) as usize;
-            let (now, later) = rest.split_at(to_boundary.min(rest.len()));
-            if now.iter().any(|byte| *byte != 0) {
-                reading.add(at, now);
-                sink.data(at, now)?;
-            }
-            at += now.len() as u64;
-            rest = later;
+        if bytes.iter().any(|byte| *byte != 0) {
+            reading.add(offset, bytes);
+            sink.data(offset, bytes)?;
         }
         Ok(())
     })?;
@@ -164,4 +163,41 @@ fn read(
     }
     sink.end()?;
     Ok((size, reading.digest()))
+}
+
+/// Calls `block` for every block that is not wholly a hole, each from a multiple of [`BLOCK`] on.
+fn for_each_block(
+    file: &File,
+    size: u64,
+    sparse: bool,
+    block: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let io = |e: io::Error| Error::io("read", e);
+    let mut buffer = vec![0; BLOCK];
+    let mut at = 0;
+    while at < size {
+        if sparse {
+            let (from, _) = next_data(file, at, size).map_err(|e| io(e.into()))?;
+            // Holes end where the file system's own blocks do, which may be smaller.
+            at = at.max(from - from % BLOCK as u64);
+            if from >= size {
+                break;
+            }
+        }
+        let want = (BLOCK as u64).min(size - at) as usize;
+        let mut got = 0;
+        while got < want {
+            match file.read_at(&mut buffer[got..want], at + got as u64) {
+                // Shorter than it was: the caller notices by the times.
+                Ok(0) => break,
+                Ok(more) => got += more,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(io(e)),
+            }
+        }
+        buffer[got..want].fill(0);
+        block(at, &buffer[..want])?;
+        at += want as u64;
+    }
+    Ok(())
 }

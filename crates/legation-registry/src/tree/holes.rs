@@ -22,16 +22,6 @@ pub(crate) fn for_each_part(
     let size = stat.st_size as u64;
     // Fewer blocks than bytes: there may be holes. Otherwise the two calls a file are spared.
     let sparse = (stat.st_blocks as u64).saturating_mul(512) < size;
-    for_each_part_up_to(file, size, sparse, part)
-}
-
-/// As [`for_each_part`], for what does not say its size itself, such as a device.
-pub(crate) fn for_each_part_up_to(
-    file: &File,
-    size: u64,
-    sparse: bool,
-    part: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
-) -> Result<u64> {
     let io = |e: io::Error| Error::io("read", e);
     let mut buffer = vec![0; READ.min(size as usize)];
     let (mut at, mut read) = (0, 0);
@@ -60,7 +50,7 @@ pub(crate) fn for_each_part_up_to(
 }
 
 /// The next stretch of data from `at` on; empty at `size` when only a hole is left.
-fn next_data(file: &File, at: u64, size: u64) -> rustix::io::Result<(u64, u64)> {
+pub(crate) fn next_data(file: &File, at: u64, size: u64) -> rustix::io::Result<(u64, u64)> {
     let from = match seek(file, SeekFrom::Data(at)) {
         Ok(from) => from.min(size),
         Err(Errno::NXIO) => return Ok((size, size)),

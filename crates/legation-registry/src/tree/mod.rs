@@ -10,7 +10,7 @@ mod mounts;
 mod names;
 pub mod parent;
 pub mod restore;
-mod xattrs;
+pub(crate) mod xattrs;
 
 pub use capture::{INCOMPLETE_KEY, Options, TreeReport, capture};
 pub use parent::{Parent, Stat};

@@ -17,7 +17,7 @@ pub(super) type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
 const MAX: usize = 64 << 10;
 
 /// Of an open file or directory.
-pub(super) fn of_fd(fd: BorrowedFd<'_>) -> Result<Xattrs> {
+pub(crate) fn of_fd(fd: BorrowedFd<'_>) -> Result<Xattrs> {
     collect(
         |buffer| flistxattr(fd, buffer),
         |name, buffer| fgetxattr(fd, name, buffer),

@@ -13,6 +13,7 @@ mod probe;
 mod sanitise;
 mod shapes;
 mod shutdown;
+mod sqlite;
 mod stream;
 mod timeline;
 mod tree;

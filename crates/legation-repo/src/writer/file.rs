@@ -6,6 +6,7 @@ use legation_core::pack::FrameRef;
 use legation_core::source::SourceResult;
 use zeroize::Zeroizing;
 
+use super::blocks::InPlace;
 use super::cutter::Cutter;
 use super::stretch::{self, Stretch};
 use super::{VersionWriter, WINDOW, Waiting, refused};
@@ -16,13 +17,13 @@ const EXTENTS_PER_NODE: usize = 1600;
 /// written. Beyond that a stretch is sealed anew.
 pub(super) const REUSED_SPANS: usize = MAX_SPANS / 2;
 /// How many children an inner node of extents has: 32 bytes each, below [`NODE_TARGET`].
-const CHILDREN_PER_NODE: usize = 2000;
+pub(super) const CHILDREN_PER_NODE: usize = 2000;
 
 /// The file between `begin` and `end`.
 pub(super) struct OpenFile {
     pub(super) entry: Entry,
     /// Ends windows by their content, not by offsets.
-    cutter: Option<Cutter>,
+    pub(super) cutter: Option<Cutter>,
     /// The end of its data so far.
     pub(super) end: u64,
     /// The window of the file that is being filled: its runs of data, one after the other.
@@ -31,17 +32,19 @@ pub(super) struct OpenFile {
     /// Extents of frames that are placed, since the last extent node.
     pub(super) extents: Vec<Extent>,
     /// Full extent nodes: first offset and place.
-    nodes: Vec<(u64, FrameRef)>,
+    pub(super) nodes: Vec<(u64, FrameRef)>,
     /// How many extents lie in `nodes`.
     pub(super) in_nodes: u64,
     /// The packs that hold this file's frames and nodes, by epoch.
     pub(super) spans: Vec<PackSpan>,
+    /// What is held of a file that changes in place.
+    pub(super) in_place: Option<Box<InPlace>>,
 }
 
 pub(super) struct Run {
-    offset: u64,
-    len: u32,
-    within: u32,
+    pub(super) offset: u64,
+    pub(super) len: u32,
+    pub(super) within: u32,
 }
 
 impl VersionWriter<'_> {
@@ -141,7 +144,7 @@ impl VersionWriter<'_> {
         bytes: &[u8],
         file: &OpenFile,
     ) -> SourceResult<(Option<Digest>, Option<Stretch>)> {
-        if bytes.len() < stretch::LEAST {
+        if bytes.len() < stretch::LEAST || !self.reuses {
             return Ok((None, None));
         }
         let digest = Digest::of(bytes);
@@ -149,7 +152,8 @@ impl VersionWriter<'_> {
         if let Some(at) = self.fresh.get(&digest).filter(|at| fits(at)) {
             return Ok((Some(digest), Some(*at)));
         }
-        match self.parent.stretches.get(&digest).filter(|at| fits(at)) {
+        let known = self.parent.stretches.get(&digest);
+        match known.filter(|at| fits(at) && !self.is_renewed(&at.frame)) {
             Some(at) => {
                 self.refer(at.frame.epoch, at.frame.seq, at.frame.seq)?;
                 Ok((Some(digest), Some(at)))
@@ -167,7 +171,7 @@ impl VersionWriter<'_> {
     }
 
     /// Writes the first `count` extents as a node.
-    fn extent_node(&mut self, file: &mut OpenFile, count: usize) -> SourceResult<()> {
+    pub(super) fn extent_node(&mut self, file: &mut OpenFile, count: usize) -> SourceResult<()> {
         let rest = file.extents.split_off(count.min(file.extents.len()));
         let extents = std::mem::replace(&mut file.extents, rest);
         let Some(first) = extents.first().map(|e| e.offset) else {
@@ -247,11 +251,12 @@ impl OpenFile {
             nodes: Vec::new(),
             in_nodes: 0,
             spans: Vec::new(),
+            in_place: None,
         }
     }
 
     /// Appends data to the open window, joining the run before if it continues it.
-    fn put(&mut self, offset: u64, bytes: &[u8]) {
+    pub(super) fn put(&mut self, offset: u64, bytes: &[u8]) {
         let (within, len) = (self.window.len() as u32, bytes.len() as u32);
         self.window.extend_from_slice(bytes);
         match self.runs.last_mut() {
@@ -265,7 +270,7 @@ impl OpenFile {
     }
 
     /// Notes that the file lies in this frame's pack.
-    fn touch(&mut self, at: &FrameRef) {
+    pub(super) fn touch(&mut self, at: &FrameRef) {
         match self.spans.binary_search_by(|s| s.epoch.cmp(&at.epoch)) {
             Ok(held) => {
                 let span = &mut self.spans[held];

@@ -63,10 +63,11 @@ impl VersionWriter<'_> {
     ) -> SourceResult<FrameRef> {
         let plain = Zeroizing::new(node.encode()?);
         let digest = Digest::of(&plain);
-        let at = match self.parent.nodes.get(&digest) {
+        let known = self.parent.nodes.get(&digest).copied();
+        let at = match known.filter(|at| !self.is_renewed(at)) {
             Some(at) => {
                 self.refer(at.epoch, at.seq, at.seq)?;
-                *at
+                at
             }
             None => self.frame(&plain)?,
         };

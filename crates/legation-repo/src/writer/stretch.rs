@@ -12,8 +12,8 @@ use legation_core::pack::FrameRef;
 
 /// What is shorter than its own row costs less to seal again than to remember.
 pub(super) const LEAST: usize = 64;
-/// The most that are remembered: 256 MiB, for 512 GiB of large files. What is beyond is sealed again.
-pub(super) const MOST: usize = 4 << 20;
+/// The most that are remembered: some 200 MiB of memory, for 256 GiB of large files. What is beyond is sealed again.
+pub(super) const MOST: usize = 2 << 20;
 
 /// Where a stretch lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

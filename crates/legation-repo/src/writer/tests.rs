@@ -73,7 +73,7 @@ pub(crate) fn keys(epochs: &[u32]) -> Arc<dyn KeySource> {
 pub(crate) struct World {
     pub source: Arc<Objects>,
     pub index: Index,
-    next: u32,
+    pub next: u32,
 }
 
 impl World {

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use legation_world::fixtures::Registry;
 use legation_world::story::{Options, tell};
 use legation_world::world;
 
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
     world.work = args.work;
     world.scale = args.scale;
     world.seed = args.seed;
+    world.registries = Registry::ALL.into();
     let options = Options {
         world,
         live: Duration::from_secs(args.seconds),

@@ -58,80 +58,6 @@ pub struct Found {
     pub references: Vec<(i64, String)>,
 }
 
-/// For each transaction: number, rows that carry it, figure.
-fn facts(registry: Registry) -> &'static str {
-    match registry {
-        Registry::Population => {
-            "select tx, count(*), max(fact)::bigint from (
-               select tx, code::bigint as fact from person where tx > 0
-               union all select tx, null from kinship where tx > 0
-               union all select tx, person::bigint from address where tx > 0
-               union all select closed_tx, person::bigint from address where closed_tx > 0) r group by tx"
-        }
-        Registry::Treasury => {
-            "select tx, count(*), (sum(amount) filter (where amount > 0) * 100)::bigint
-             from entry where tx > 0 group by tx"
-        }
-        Registry::Land => {
-            "select tx, count(*), max(fact)::bigint from (
-               select tx, person::bigint as fact from ownership where tx > 0
-               union all select closed_tx, null from ownership where closed_tx > 0) r group by tx"
-        }
-        Registry::Commercial => {
-            "select tx, count(*), max(fact)::bigint from (
-               select tx, code::bigint as fact from company where tx > 0
-               union all select tx, company from officer where tx > 0
-               union all select tx, company from report where tx > 0) r group by tx"
-        }
-        Registry::Gazette => "select 0::bigint, 0::bigint, 0::bigint where false",
-    }
-}
-
-/// Statements that count what must not be, each with its name; none may count any.
-fn invariants(registry: Registry) -> &'static [(&'static str, &'static str)] {
-    match registry {
-        Registry::Population => &[
-            ("personal codes valid", "select count(*) from person where not personal_code_valid(code)"),
-            ("one address each", "select count(*) from (select p.code from person p left join address a
-                on a.person = p.code and a.valid_to is null group by p.code having count(a.id) <> 1) x"),
-            ("kinship whole", "select count(*) from kinship k left join person c on c.code = k.child
-                left join person p on p.code = k.parent where c.code is null or p.code is null"),
-        ],
-        Registry::Treasury => &[
-            ("sums to 0.00", "select count(*) from (select sum(amount) s from entry) x where s <> 0"),
-            ("every posting sums to 0", "select count(*) from (select posting from entry group by posting
-                having sum(amount) <> 0 or count(*) < 2) x"),
-            ("balances add up", "select count(*) from account a left join
-                (select account, sum(amount) s from entry group by account) e on e.account = a.id
-                where a.balance <> coalesce(e.s, 0)"),
-        ],
-        Registry::Land => &[
-            ("shares add up to one", "select count(*) from (select parcel from ownership where closed_tx is null
-                group by parcel having sum(share::numeric / of_shares) not between 0.999 and 1.001) x"),
-            ("areas add up", "select count(*) from parcel p join (select parcel, sum(area_m2) s from land_use group by parcel) u
-                on u.parcel = p.id where u.s <> p.area_m2"),
-            ("every parcel owned", "select count(*) from parcel p where not exists
-                (select from ownership o where o.parcel = p.id and o.closed_tx is null)"),
-        ],
-        Registry::Commercial => &[
-            ("every company has officers", "select count(*) from company c where not exists
-                (select from officer o where o.company = c.code)"),
-            ("officers' cards whole", "select count(*) from officer where card -> 'person' ->> 'code' is null"),
-        ],
-        Registry::Gazette => &[],
-    }
-}
-
-/// References to persons of the population register.
-fn references(registry: Registry) -> Option<&'static str> {
-    match registry {
-        Registry::Treasury => Some("select tx, holder from account where kind = 'person'"),
-        Registry::Land => Some("select tx, person from ownership"),
-        Registry::Commercial => Some("select tx, card -> 'person' ->> 'code' from officer"),
-        Registry::Population | Registry::Gazette => None,
-    }
-}
-
 impl Server {
     /// A superuser's session in the registry's own database.
     pub fn connect(&self, registry: Registry) -> Result<Client> {
@@ -149,7 +75,7 @@ fn count(client: &mut Client, what: &str, sql: &str) -> Result<i64> {
 /// Counts and sums the fixture's rows.
 pub fn fingerprint(client: &mut Client, registry: Registry) -> Result<Fingerprint> {
     let mut all = Fingerprint::new();
-    for table in registry.constant_tables() {
+    for table in registry.shape().constant {
         let sql = format!(
             "select count(*)::text || ' ' || coalesce(sum(hashtextextended(t::text, 0)::numeric), 0)::text
              from {table} t where tx = 0"
@@ -186,14 +112,14 @@ pub fn read(server: &Server, registry: Registry) -> Result<Found> {
             },
         );
     }
-    for row in client.query(facts(registry), &[]).doing(&reading)? {
+    for row in client.query(registry.shape().facts, &[]).doing(&reading)? {
         let tx = row.get(0);
         match found.filed.get_mut(&tx) {
             Some(f) => (f.found, f.fact) = (row.get(1), row.get::<_, Option<i64>>(2).unwrap_or(0)),
             None => found.stray.push(tx),
         }
     }
-    for (name, sql) in invariants(registry) {
+    for (name, sql) in registry.shape().invariants {
         match count(&mut client, &reading, sql)? {
             0 => found.notes.push((*name).into()),
             n => found
@@ -201,7 +127,7 @@ pub fn read(server: &Server, registry: Registry) -> Result<Found> {
                 .push(format!("not so: {name} ({n} against it)")),
         }
     }
-    for table in registry.tables() {
+    for table in registry.shape().tables {
         found.rows += count(
             &mut client,
             &reading,
@@ -216,7 +142,7 @@ pub fn read(server: &Server, registry: Registry) -> Result<Found> {
             .doing(&reading)?;
         found.persons = rows.iter().map(|r| r.get(0)).collect();
     }
-    if let Some(sql) = references(registry) {
+    if let Some(sql) = registry.shape().references {
         let rows = client.query(sql, &[]).doing(&reading)?;
         found.references = rows.iter().map(|r| (r.get(0), r.get(1))).collect();
     }

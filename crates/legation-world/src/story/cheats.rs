@@ -336,7 +336,7 @@ impl Tale {
         // Names and titles of registries too, where they are long enough not to come about by chance.
         for r in &self.world.options.registries {
             words.extend(
-                [r.name(), r.title()]
+                [r.name(), r.shape().title]
                     .into_iter()
                     .filter(|w| w.len() >= 7)
                     .map(str::to_owned),

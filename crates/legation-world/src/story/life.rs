@@ -22,14 +22,48 @@ const ASK: Duration = Duration::from_millis(500);
 
 impl Tale {
     pub(super) fn home_lives(&mut self) -> Result<()> {
+        let (wave, rest) = self.waves();
+        self.world.enrolled = wave;
         let began = Instant::now();
         self.world.start_home()?;
         let made = began.elapsed();
         self.world.start_writers(1)?;
+        let writers = self.world.writers.as_ref().map_or(0, |w| w.alive());
+        self.t.say("");
+        self.t.say(format!(
+            "3  HOME LIVES  ({writers} writers, {}, never pausing; the world made in {})",
+            seconds(self.options.live.as_secs_f64()),
+            seconds(made.as_secs_f64())
+        ));
+        let mut protected = BTreeMap::new();
         let began = Instant::now();
         self.world.start_agent()?;
-        let mut protected: BTreeMap<Registry, Duration> = BTreeMap::new();
-        while protected.len() < self.world.options.registries.len() {
+        self.seed(1, &mut protected, began)?;
+        if !rest.is_empty() {
+            let began = Instant::now();
+            self.world.enrol(&rest)?;
+            self.seed(2, &mut protected, began)?;
+        }
+        let first = self.world.lag()?;
+        self.live_on()?;
+        self.say_life(&protected, &first)?;
+        self.receipt()
+    }
+
+    /// The registries that are enrolled first, and those that follow.
+    fn waves(&self) -> (Vec<Registry>, Vec<Registry>) {
+        let all = self.world.options.registries.iter().copied();
+        all.partition(|r| r.shape().wave == 1)
+    }
+
+    /// Waits until every registry that is enrolled has a version abroad, and says what became of the wave.
+    fn seed(
+        &mut self,
+        wave: u32,
+        protected: &mut BTreeMap<Registry, Duration>,
+        began: Instant,
+    ) -> Result<()> {
+        while protected.len() < self.world.enrolled.len() {
             if began.elapsed() > FIRST {
                 return self.world.wait_protected(Duration::ZERO).map(|_| ());
             }
@@ -40,17 +74,15 @@ impl Tale {
             }
             std::thread::sleep(Duration::from_millis(100));
         }
-        let first = self.world.lag()?;
-        let writers = self.world.writers.as_ref().map_or(0, |w| w.alive());
-        self.t.say("");
+        let names = |r: &Registry| (r.shape().wave == wave).then(|| r.name());
+        let names: Vec<_> = self.world.enrolled.iter().filter_map(names).collect();
         self.t.say(format!(
-            "3  HOME LIVES  ({writers} writers, {}, never pausing; the world made in {})",
-            seconds(self.options.live.as_secs_f64()),
-            seconds(made.as_secs_f64())
+            "   wave {wave} of {}: {} abroad after {}",
+            names.len(),
+            names.join(", "),
+            seconds(began.elapsed().as_secs_f64())
         ));
-        self.live_on()?;
-        self.say_life(&protected, &first)?;
-        self.receipt()
+        Ok(())
     }
 
     /// Lets citizens work for the time given, minding that nobody falls silent.
@@ -92,7 +124,7 @@ impl Tale {
                 None => ("tree", self.world.gazette.bytes),
             };
             let behind = self.behind(registry, &lag)?;
-            let (_, objective, kept) = registry.tier();
+            let (objective, kept) = registry.shape().kept_within;
             self.t.claim(
                 behind <= objective as f64,
                 format!("{} is kept within {kept}", registry.name()),
@@ -128,7 +160,7 @@ impl Tale {
         for line in table(&head, &rows) {
             self.t.say(line);
         }
-        for registry in Registry::DATABASES {
+        for registry in self.databases() {
             let (Some(a), Some(b)) = (first.get(&registry), self.lag.get(&registry)) else {
                 continue;
             };
@@ -154,7 +186,7 @@ impl Tale {
 
     /// Seconds from the youngest transaction that is abroad, by the writers' own journal, to now.
     fn behind(&self, registry: Registry, lag: &Lag) -> Result<f64> {
-        if registry == Registry::Gazette {
+        if !registry.is_database() {
             return Ok(lag.seconds);
         }
         let told = journal::read(&self.world.journals(), registry.name())?;
@@ -165,6 +197,12 @@ impl Tale {
             .map(|t| t.micros)
             .max();
         Ok(youngest.map_or(f64::INFINITY, |t| now.saturating_sub(t) as f64 / 1e6))
+    }
+
+    /// The registries that citizens transact in.
+    fn databases(&self) -> Vec<Registry> {
+        let all = self.world.options.registries.iter().copied();
+        all.filter(|r| r.is_database()).collect()
     }
 
     /// The newest commit, looked up in a copy of the log.
@@ -218,7 +256,7 @@ impl Tale {
             Ok(())
         })?;
         let mut youngest = 0;
-        for registry in Registry::DATABASES {
+        for registry in self.databases() {
             let told = journal::read(&self.world.journals(), registry.name())?;
             let before = told
                 .iter()

@@ -247,7 +247,7 @@ impl Tale {
         let password = self.world.password().to_owned();
         for s in self.started.clone() {
             let how = match s.registry {
-                Registry::Gazette => format!("ls {}", s.path.display()),
+                r if !r.is_database() => format!("ls {}", s.path.display()),
                 r => format!(
                     "PGPASSWORD={password} psql -h 127.0.0.1 -p {} -U postgres {}",
                     s.port,

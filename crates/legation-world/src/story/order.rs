@@ -7,7 +7,6 @@ use super::show::{bytes, seconds};
 use crate::args;
 use crate::auditor;
 use crate::error::{Result, failed};
-use crate::fixtures::Registry;
 use crate::pg;
 use crate::process::Ran;
 use crate::world::{Officer, Order};
@@ -164,7 +163,7 @@ impl Tale {
         if let Some(n) = r["bytes"].as_u64() {
             what.push(format!("{} checked", bytes(n)));
         }
-        if s.registry == Registry::Gazette {
+        if !s.registry.is_database() {
             what.push(format!(
                 "at {}",
                 s.path.file_name().unwrap_or_default().to_string_lossy()
@@ -209,10 +208,10 @@ impl Tale {
         let (fences, commits) = (log.statements("fence"), log.statements("commit"));
         for &registry in &self.world.options.registries {
             let id = self.world.id(registry).to_owned();
-            if registry == Registry::Gazette {
+            if !registry.is_database() {
                 let newest = commits.iter().rfind(|c| c.get("registry") == Some(&id));
                 let Some(at) = newest.and_then(|c| c.get("captured")) else {
-                    return failed("the log holds no commit of the gazette");
+                    return failed("the log holds no commit of a registry of files");
                 };
                 self.captured = micros(at)?;
                 continue;

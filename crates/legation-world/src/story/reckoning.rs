@@ -22,7 +22,7 @@ impl Tale {
         let mut population = Vec::new();
         let (mut pages, mut indexes, mut unsound) = (0, 0, 0);
         for s in self.started.clone() {
-            if s.registry == Registry::Gazette {
+            if !s.registry.is_database() {
                 continue;
             }
             let told = journal::read(&self.world.journals(), s.registry.name())?;
@@ -110,11 +110,7 @@ impl Tale {
         let place = self.world.path("citizens/reached-out");
         let count = || fs::read_dir(&place).map(Iterator::count).unwrap_or(0);
         let before = count();
-        for s in self
-            .started
-            .iter()
-            .filter(|s| s.registry != Registry::Gazette)
-        {
+        for s in self.started.iter().filter(|s| s.registry.is_database()) {
             let mut client = self.world.server(s).connect(s.registry)?;
             client
                 .batch_execute("select pg_switch_wal(); checkpoint")
@@ -145,7 +141,7 @@ impl Tale {
 
     fn judge(&mut self, a: &Account, s: &crate::world::Started, rows: &mut Vec<Vec<String>>) {
         let name = a.registry.name();
-        let (_, objective, _) = a.registry.tier();
+        let (objective, _) = a.registry.shape().kept_within;
         let intact = a.faults.is_empty() && a.told == a.found;
         self.t.claim(
             a.told == a.found,

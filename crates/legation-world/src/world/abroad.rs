@@ -12,7 +12,7 @@ use super::{EMBASSY, World, private};
 use crate::args;
 use crate::cli::records;
 use crate::error::{Doing, Result, failed};
-use crate::fixtures::Registry;
+use crate::fixtures::{Registry, Source};
 use crate::process::{Daemon, Ran};
 use crate::reckon::Server;
 
@@ -164,10 +164,7 @@ impl World {
             &desk.join("legation-older.toml"),
             &person.replace("\"locators.toml", "\"locators-older.toml"),
         )?;
-        let locators = self
-            .locators()
-            .replace(&self.embassy_port.to_string(), &port.to_string());
-        private(&desk.join("locators-older.toml"), &locators)?;
+        private(&desk.join("locators-older.toml"), &self.locators(port))?;
         let ran = self.legation.run(args![
             "versions",
             "--config",
@@ -251,9 +248,9 @@ impl Live {
                     .and_then(|p| u16::try_from(p).ok())
                     .unwrap_or(0);
                 let path = PathBuf::from(record["path"].as_str().unwrap_or_default());
-                let answers = match registry {
-                    Registry::Gazette => path.is_dir(),
-                    _ => {
+                let answers = match registry.shape().source {
+                    Source::Tree => path.is_dir(),
+                    Source::Postgres => {
                         let server = Server {
                             port,
                             password: world.password.clone(),

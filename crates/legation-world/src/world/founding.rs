@@ -259,8 +259,8 @@ impl World {
                 t,
                 "\n[[registry]]\nname = \"{}\"\ntitle = \"{}\"\ntier = \"{}\"\nretention = \"permanent\"\nwriter = \"w-1\"\n",
                 r.name(),
-                r.title(),
-                r.tier().0
+                r.shape().title,
+                r.shape().tier
             );
         }
         t
@@ -304,14 +304,14 @@ impl World {
             self.state
         );
         private(&desk.join("legation.toml"), &text)?;
-        private(&desk.join("locators.toml"), &self.locators())
+        private(
+            &desk.join("locators.toml"),
+            &self.locators(self.embassy_port),
+        )
     }
 
     /// The file that alone says where the embassy answers.
-    pub(super) fn locators(&self) -> String {
-        format!(
-            "[[embassy]]\nlabel = \"{EMBASSY}\"\naddress = \"127.0.0.1:{}\"\n",
-            self.embassy_port
-        )
+    pub(super) fn locators(&self, port: u16) -> String {
+        format!("[[embassy]]\nlabel = \"{EMBASSY}\"\naddress = \"127.0.0.1:{port}\"\n")
     }
 }

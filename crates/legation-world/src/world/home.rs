@@ -5,12 +5,14 @@ use std::fmt::Write as _;
 use std::fs;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use super::{World, private};
 use crate::args;
 use crate::error::{Doing, Result, failed};
 use crate::fixtures::{self, Registry, gazette};
+use crate::line::Line;
 use crate::pg::{self, AGENT_ROLE, Cluster, SUPERUSER};
 use crate::process::{Daemon, kill_trees, remove_tree};
 use crate::reckon;
@@ -56,7 +58,7 @@ impl World {
             .registries
             .iter()
             .copied()
-            .filter(|&r| r != Registry::Gazette);
+            .filter(|r| r.is_database());
         let made: Vec<Result<_>> = std::thread::scope(|scope| {
             let threads: Vec<_> = databases
                 .map(|r| (r, scope.spawn(move || world.start_database(r))))
@@ -122,20 +124,22 @@ impl World {
             self.state
         );
         let mut passwords = String::new();
-        for r in &self.options.registries {
-            let (tier, _, _) = r.tier();
+        for r in &self.enrolled {
+            let shape = r.shape();
+            let tier = shape.tier;
             let _ = write!(
                 t,
-                "\n[[registry]]\nid = \"{}\"\nname = \"{}\"\ntitle = \"{}\"\nowner = \"Ministry of Justice\"\n\
+                "\n[[registry]]\nid = \"{}\"\nname = \"{}\"\ntitle = \"{}\"\nowner = \"{}\"\n\
                  legal_basis = \"{} Act\"\ntier = \"{tier}\"\nsecrecy_until = 2101-01-01\n\
                  epoch = \"{}s\"\n",
                 self.id(*r),
                 r.name(),
-                r.title(),
-                r.title(),
+                shape.title,
+                shape.owner,
+                shape.title,
                 self.options.epoch.as_secs()
             );
-            if *r == Registry::Gazette {
+            if !r.is_database() {
                 let _ = write!(
                     t,
                     "\n[[registry.source]]\nkind = \"tree\"\npath = \"{}\"\nevery = \"{}ms\"\n",
@@ -160,7 +164,8 @@ impl World {
             );
         }
         private(&dir.join("agent.toml"), &t)?;
-        private(&dir.join("locators.toml"), &self.locators())?;
+        let port = self.line.as_ref().map_or(self.embassy_port, Line::port);
+        private(&dir.join("locators.toml"), &self.locators(port))?;
         private(&self.path("home/.pgpass"), &passwords)?;
         // The charter is copied to whoever needs it; before the ceremony there is none.
         for file in ["mandate.signed", "mandate.keys"] {
@@ -170,6 +175,12 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Lets the agents reach the embassy over a line that can be cut. Before they are started.
+    pub fn lay_line(&mut self) -> Result<()> {
+        self.line = Some(Line::to(self.embassy_port)?);
+        self.write_agent_config()
     }
 
     /// Starts the agent beside the registries.
@@ -188,6 +199,16 @@ impl World {
         self.agents
             .push(Daemon::start("legation agent", command, &log)?);
         Ok(())
+    }
+
+    /// Enrols more registries: the agent is told of them and started again.
+    pub fn enrol(&mut self, more: &[Registry]) -> Result<()> {
+        self.enrolled.extend(more);
+        self.write_agent_config()?;
+        for mut agent in std::mem::take(&mut self.agents) {
+            agent.stop(Signal::TERM)?;
+        }
+        self.start_agent()
     }
 
     /// Lets citizens work.
@@ -243,15 +264,12 @@ impl World {
             }
             // Before its first report the agent has nothing to say.
             let lag = self.lag().unwrap_or_default();
-            if lag.len() == self.options.registries.len()
-                && lag.values().all(|l| l.version.is_some())
-            {
+            if lag.len() == self.enrolled.len() && lag.values().all(|l| l.version.is_some()) {
                 return Ok(lag);
             }
             if Instant::now() > until {
                 let lacking: Vec<_> = self
-                    .options
-                    .registries
+                    .enrolled
                     .iter()
                     .filter(|r| lag.get(r).is_none_or(|l| l.version.is_none()))
                     .map(|r| r.name())

@@ -27,6 +27,7 @@ use crate::cli::Legation;
 use crate::error::{Doing, Result};
 use crate::fixtures::gazette::Tree;
 use crate::fixtures::{Plan, Registry};
+use crate::line::Line;
 use crate::pg::{Cluster, Programs};
 use crate::process::{Daemon, Scratch};
 use crate::reckon::Fingerprint;
@@ -63,7 +64,7 @@ impl Options {
             work: PathBuf::from("/var/tmp"),
             seed: 1,
             scale: 1.0,
-            registries: Registry::ALL.into(),
+            registries: Registry::FEW.into(),
             epoch: Duration::from_secs(12),
             gazette_every: Duration::from_secs(8),
             gazette_pause: Duration::from_millis(25),
@@ -87,6 +88,8 @@ pub struct World {
     pub officers: Vec<Officer>,
     /// The state's fingerprint; empty before [`World::ceremony`].
     pub state: String,
+    /// The registries that the agent captures: all, unless they are enrolled in waves.
+    pub enrolled: Vec<Registry>,
     /// The databases at home.
     pub clusters: BTreeMap<Registry, Cluster>,
     /// Rows loaded, by registry.
@@ -99,6 +102,8 @@ pub struct World {
     pub embassy: Option<Daemon>,
     /// The agents' processes.
     pub agents: Vec<Daemon>,
+    /// The line from the agents to the embassy, where it is to be cut; see [`World::lay_line`].
+    pub line: Option<Line>,
     /// The citizens.
     pub writers: Option<Writers>,
     /// Variables that the next start of `agent` or `embassy` gets besides, such as the faults of a test.
@@ -136,12 +141,14 @@ impl World {
             legation: Legation::new(&options.program, &root.join("desk"))?,
             officers: Vec::new(),
             state: String::new(),
+            enrolled: options.registries.clone(),
             clusters: BTreeMap::new(),
             loaded: BTreeMap::new(),
             fingerprints: BTreeMap::new(),
             gazette: Tree::default(),
             embassy: None,
             agents: Vec::new(),
+            line: None,
             writers: None,
             extra: BTreeMap::new(),
             ids: BTreeMap::new(),
@@ -175,6 +182,11 @@ impl World {
     /// The password of every database role.
     pub fn password(&self) -> &str {
         &self.password
+    }
+
+    /// The loopback port on which the embassy listens.
+    pub fn embassy_port(&self) -> u16 {
+        self.embassy_port
     }
 
     /// A registry's opaque id; empty before [`World::ceremony`].

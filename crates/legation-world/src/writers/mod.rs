@@ -36,7 +36,8 @@ impl News {
         }
     }
 
-    fn hear(&self, rng: &mut Rng) -> Option<String> {
+    /// A child of whom one hears now.
+    pub fn hear(&self, rng: &mut Rng) -> Option<String> {
         let news = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // The latest more often than not.
         let back = rng.below(NEWS as u64).min(rng.below(NEWS as u64)) as usize;
@@ -49,7 +50,7 @@ impl News {
 struct Shared {
     stop: AtomicBool,
     news: News,
-    done: [AtomicU64; 5],
+    done: [AtomicU64; Registry::ALL.len()],
 }
 
 /// All citizens at work.

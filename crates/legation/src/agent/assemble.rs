@@ -23,6 +23,7 @@ use super::live::{Live, epoch_of};
 use super::outbox::Outbox;
 use super::postgres::Postgres;
 use super::prepare::{connect, embassy_label, first_status, gate, lock, preflight};
+use super::sqlite::Sqlite;
 use super::state::{Memory, State, Version};
 use super::status::{Board, now_ms};
 use super::streams::Streams;
@@ -244,6 +245,15 @@ impl Agent {
             Source::Image(image) => {
                 let driver = Image::new(image.clone(), &versions.dir);
                 self.spawn("image", move || Whole { driver, versions }.run())
+            }
+            Source::Sqlite(sqlite) => {
+                let probe = registry
+                    .start
+                    .as_ref()
+                    .and_then(|start| start.probe.clone());
+                let driver =
+                    Sqlite::new(sqlite.clone(), probe, &versions.dir, versions.state.clone());
+                self.spawn("sqlite", move || Whole { driver, versions }.run())
             }
             Source::Postgres(source) => {
                 let connect = ConnectConfig::parse(&source.url).map_err(source_failure)?;

@@ -35,8 +35,8 @@ impl Driver for Config {
         Ok(Taken {
             entries: 1,
             bytes: report.bytes,
-            digest: Some(report.digest),
-            unchanged: parent.digest == Some(report.digest),
+            memo: report.digest.0.to_vec(),
+            unchanged: parent.memo == report.digest.0,
             ..Taken::default()
         })
     }

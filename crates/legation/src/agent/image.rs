@@ -84,8 +84,8 @@ impl Driver for Image {
             stats: report.stat.map(|stat| (name, stat)).into_iter().collect(),
             entries: 1,
             bytes: report.size,
-            digest: Some(report.digest),
-            unchanged: parent.digest == Some(report.digest),
+            memo: report.digest.0.to_vec(),
+            unchanged: parent.memo == report.digest.0,
             ..Taken::default()
         })
     }

@@ -11,6 +11,7 @@ use legation_core::manifest::{Entry, Incomplete};
 use legation_registry::tree::{Parent, Stat};
 use legation_repo::durable;
 use legation_repo::writer::index::Index as Written;
+use legation_repo::writer::map;
 
 use crate::exit::Failure;
 
@@ -32,8 +33,8 @@ pub struct Index {
     pub written: Written,
     /// How each file looked.
     pub stats: Vec<(Vec<u8>, Stat)>,
-    /// The digest of all that was read, of a source that is compared by it.
-    pub digest: Option<Digest>,
+    /// What its driver wanted to have of it now.
+    pub memo: Vec<u8>,
 }
 
 impl Index {
@@ -42,7 +43,7 @@ impl Index {
         Index {
             written: Written::empty(state, registry),
             stats: Vec::new(),
-            digest: None,
+            memo: Vec::new(),
         }
     }
 
@@ -67,11 +68,12 @@ impl Index {
             .map_err(|error| Failure::from(error).during("writing the index"))
     }
 
-    /// Removes every index but that of `version`.
+    /// Removes every index but that of `version`, and what belongs to others.
     ///
     /// # Errors
     /// When the directory cannot be read.
     pub fn keep_only(dir: &Path, version: VersionNo) -> Result<(), Failure> {
+        map::keep_only(dir, version)?;
         let kept = path(dir, version);
         for entry in std::fs::read_dir(dir)? {
             let entry = entry?;
@@ -122,10 +124,8 @@ impl Index {
                 out.extend_from_slice(&nanos.to_le_bytes());
             }
         }
-        out.push(self.digest.is_some().into());
-        if let Some(digest) = &self.digest {
-            out.extend_from_slice(digest.as_bytes());
-        }
+        put_count(&mut out, self.memo.len());
+        out.extend_from_slice(&self.memo);
         let digest = Digest::of(&out);
         out.extend_from_slice(digest.as_bytes());
         out
@@ -159,15 +159,13 @@ impl Index {
             };
             stats.push((path, stat));
         }
-        let digest = match r.u8()? {
-            0 => None,
-            _ => Some(Digest(r.array()?)),
-        };
+        let memo = length(&mut r)?;
+        let memo = r.bytes(memo)?.to_vec();
         r.finish()?;
         Ok(Index {
             written,
             stats,
-            digest,
+            memo,
         })
     }
 }

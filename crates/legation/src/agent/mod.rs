@@ -25,6 +25,7 @@ pub mod outbox;
 pub mod postgres;
 pub mod request;
 pub mod sink;
+pub(crate) mod sqlite;
 pub mod state;
 pub mod status;
 pub mod streams;

@@ -215,7 +215,14 @@ impl Outbox {
         if items.waiting.get(&item.place) != Some(item) {
             return Ok(());
         }
-        edge::at("agent.sent", || gone(&self.path(item)))?;
+        let path = self.path(item);
+        if let Err(error) = edge::at("agent.sent", || gone(&path)) {
+            // A removal may happen and be reported failed: what is not there does not wait.
+            if path.symlink_metadata().is_ok() {
+                return Err(error.into());
+            }
+            tracing::warn!("removing {}: {error}; it is gone", path.display());
+        }
         items.waiting.remove(&item.place);
         self.budget.give_queued(item.bytes);
         Ok(())

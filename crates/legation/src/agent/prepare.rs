@@ -10,9 +10,9 @@ use legation_registry::postgres::ConnectConfig;
 use super::Layout;
 use super::gate::Gate;
 use super::link::Link;
-use super::postgres;
 use super::status::{AgentStatus, RegistryStatus, now_ms};
 use super::version::source_failure;
+use super::{postgres, sqlite};
 use crate::charter::Charter;
 use crate::config::agent::{Agent as Config, Source};
 use crate::config::locators::Locators;
@@ -62,6 +62,7 @@ pub(super) fn gate(config: &Config) -> Result<Gate, Failure> {
 }
 
 pub(super) fn preflight(config: &Config) -> Result<(), Failure> {
+    sqlite::apart(config)?;
     for registry in &config.registry {
         if registry.source.len() != 1 {
             return Err(Failure::usage(format!(

@@ -39,7 +39,7 @@ pub struct AgentStatus {
 pub struct RegistryStatus {
     /// Its opaque id.
     pub id: String,
-    /// `postgres` or `tree`.
+    /// `postgres`, `tree` or `sqlite`.
     pub source: String,
     /// What is being done, in a word: `starting`, `base`, `streaming`, `waiting`, `disconnected`, `full`, `fenced`.
     pub phase: String,

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use legation_core::id::{Digest, EpochNo, RegistryId, StreamId, Timeline, VersionNo};
+use legation_core::id::{EpochNo, RegistryId, StreamId, Timeline, VersionNo};
 use legation_core::manifest::{Entry, Incomplete};
 use legation_core::pack::SealedPack;
 use legation_core::source::{Sink, SourceError, SourceResult};
@@ -78,14 +78,14 @@ pub struct Taken {
     pub epochs: BTreeSet<EpochNo>,
     /// How the files looked, for the next capture.
     pub stats: Vec<(Vec<u8>, Stat)>,
+    /// What the driver wants to have of this version at the next capture, in its own words.
+    pub memo: Vec<u8>,
     /// Entries.
     pub entries: u64,
     /// Bytes of the source.
     pub bytes: u64,
     /// What of it is not what the source held, in words.
     pub incomplete: Option<String>,
-    /// The digest of all that was read, where that alone tells whether anything changed.
-    pub digest: Option<Digest>,
     /// It is as the parent version has it: no version is made.
     pub unchanged: bool,
 }
@@ -187,8 +187,14 @@ impl Versions {
             stop: self.stop.clone(),
         };
         let mut entropy = SystemEntropy;
+        let before = memory.version.as_ref().map(|version| version.number);
         let mut writer =
-            VersionWriter::new(place, &root, &parent.written, &mut packs, &mut entropy);
+            VersionWriter::new(place, &root, &parent.written, &mut packs, &mut entropy)
+                .with_maps(&self.dir, before);
+        // A base is whole by itself.
+        if kind == "postgres" {
+            writer = writer.without_reuse();
+        }
         drop(root);
         writer.source(kind, source)?;
         let taken = take(&mut Counted {
@@ -205,7 +211,7 @@ impl Versions {
         let index = Index {
             written: finished.index,
             stats: taken.stats,
-            digest: taken.digest,
+            memo: taken.memo,
         };
         index.save(&self.dir, number)?;
         edge::hit("agent.index")?;
@@ -408,6 +414,18 @@ impl Sink for Counted<'_> {
 
     fn discard(&mut self) -> SourceResult<()> {
         self.to.discard()
+    fn in_place(&mut self) -> SourceResult<Option<u64>> {
+        self.to.in_place()
+    }
+
+    fn same(&mut self, offset: u64, len: u64) -> SourceResult<()> {
+        self.to.same(offset, len)?;
+        self.add(len);
+        Ok(())
+    }
+
+    fn again(&mut self) -> SourceResult<()> {
+        self.to.again()
     }
 
     fn unchanged(&mut self, entry: Entry) -> SourceResult<()> {

@@ -4,8 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use legation_core::id::{RegistryId, StateId};
+use legation_registry::sqlite::Journal;
 use serde::Serialize;
 
+use crate::agent::sqlite;
 use crate::agent::writer::Writer;
 use crate::charter::Charter;
 use crate::config::locators::Locators;
@@ -128,6 +130,7 @@ fn agent(config: &agent::Agent, ctx: &Ctx, wrong: &mut Vec<Failure>) {
             );
         }
     }
+    databases(config, ctx, wrong);
     let charter = charter(&config.mandate, &config.state, wrong);
     let file = ctx.identity.as_ref().unwrap_or(&config.identity.file);
     let identity = keep(Identity::load(file, Role::Agent), wrong);
@@ -155,6 +158,31 @@ fn agent(config: &agent::Agent, ctx: &Ctx, wrong: &mut Vec<Failure>) {
         }
     }
     locators(&config.locators, charter.as_ref(), wrong);
+}
+
+/// Opens every SQLite database as a capture would.
+fn databases(config: &agent::Agent, ctx: &Ctx, wrong: &mut Vec<Failure>) {
+    keep(sqlite::apart(config), wrong);
+    for registry in &config.registry {
+        for source in &registry.source {
+            let agent::Source::Sqlite(database) = source else {
+                continue;
+            };
+            let opened =
+                sqlite::try_opening(database).map_err(|failure| failure.during(&registry.name));
+            if keep(opened, wrong) == Some(Journal::Rollback) {
+                ctx.out.fact(
+                    "rollback-journal",
+                    &serde_json::json!({ "registry": registry.name, "path": database.path }),
+                    format!(
+                        "{}: in rollback-journal mode, who commits waits while the database is read; PRAGMA journal_mode = \
+                         WAL ends that",
+                        registry.name
+                    ),
+                );
+            }
+        }
+    }
 }
 
 fn embassy(config: &embassy::Embassy, ctx: &Ctx, wrong: &mut Vec<Failure>) {

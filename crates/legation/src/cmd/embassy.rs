@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
+use legation_core::statement::Time;
 use legation_embassy::{
     EmbassyConfig, EmbassyError, EmbassyIdentity, EmbassyServer, HostedState, Limits, Reserve,
 };
@@ -71,6 +72,17 @@ pub(super) fn listen(config: &config::embassy::Embassy) -> Result<Vec<SocketAddr
     Ok(listen)
 }
 
+/// Until when the machine's clock is believed whatever the log says.
+pub(super) fn clock_checked(config: &config::embassy::Embassy) -> Result<Option<Time>, Failure> {
+    let parse = |text: &String| {
+        text.parse().map_err(|_| {
+            Failure::usage(format!("clock_checked: {text:?} is not a time"))
+                .hint("write it as \"2026-11-22T09:00:00Z\"")
+        })
+    };
+    config.clock_checked.as_ref().map(parse).transpose()
+}
+
 pub(super) fn no_state() -> Failure {
     Failure::usage("the configuration names no [[state]]").hint("add its mandate and quota")
 }
@@ -109,7 +121,10 @@ fn server_config(
             Share::Size(size) => Reserve::Bytes(size.0),
         },
         states,
-        limits: Limits::default(),
+        limits: Limits {
+            clock_checked: clock_checked(config)?,
+            ..Limits::default()
+        },
     })
 }
 

@@ -212,6 +212,8 @@ pub enum Source {
     Command(Command),
     /// A volume, an image of a machine, or a container image.
     Image(Image),
+    /// A SQLite database.
+    Sqlite(Sqlite),
 }
 
 /// A PostgreSQL cluster.
@@ -239,6 +241,17 @@ pub struct Tree {
     /// Keep directories empty on which other file systems are mounted.
     #[serde(default)]
     pub one_file_system: bool,
+}
+
+/// A SQLite database.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sqlite {
+    /// The database's file.
+    pub path: PathBuf,
+    /// Time between two captures.
+    #[serde(default = "Sqlite::usual_every")]
+    pub every: Span,
 }
 
 /// How a registry is started abroad.
@@ -365,6 +378,7 @@ impl Source {
             Source::Tree(_) => "tree",
             Source::Command(_) => "command",
             Source::Image(_) => "image",
+            Source::Sqlite(_) => "sqlite",
         }
     }
 }
@@ -387,6 +401,12 @@ impl Tree {
 
     fn usual_every() -> Span {
         Span(Duration::from_secs(300))
+    }
+}
+
+impl Sqlite {
+    fn usual_every() -> Span {
+        Span(Duration::from_secs(10))
     }
 }
 

@@ -29,6 +29,10 @@ pub struct Embassy {
     /// Where a witness would listen; refused for now.
     #[serde(default)]
     pub witness_listen: Option<String>,
+    /// When the operator last found the machine's clock right, such as `"2026-11-22T09:00:00Z"`: up to here it is believed
+    /// though nothing was logged for more than 400 days.
+    #[serde(default)]
+    pub clock_checked: Option<String>,
     /// Where objects lie.
     pub store: Store,
     /// How often everything is read and checked.

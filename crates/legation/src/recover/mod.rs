@@ -10,6 +10,7 @@ pub mod ready;
 pub mod scope;
 pub mod seat;
 pub mod serve;
+pub mod sqlite;
 pub mod start;
 pub mod volume;
 

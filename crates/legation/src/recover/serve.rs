@@ -11,6 +11,7 @@ use legation_registry::postgres::{RunAs, Serve, Server, Target, TcpAuth};
 use super::activate::step;
 use super::keep::Keep;
 use super::seat::{Measured, Seat};
+use super::sqlite;
 use super::start::{self, Job, Source};
 use crate::ctx::Ctx;
 use crate::exit::Failure;
@@ -211,6 +212,15 @@ fn attempt(
                     "{} entries could not be given back as they were",
                     source.left_out
                 ));
+            }
+            if let Some(path) = &source.sqlite {
+                let answered = sqlite::ask(path, source)?;
+                if let Some(why) = answered.unfit {
+                    return Err(Failure::failed(format!("it must not serve: {why}"))
+                        .hint("order an older version"));
+                }
+                came.passed += answered.passed;
+                came.asked += answered.asked;
             }
             continue;
         };

@@ -33,7 +33,7 @@ pub const REPLAY_WITHIN: Duration = Duration::from_secs(4 * 3600);
 const PROBE_WITHIN: Duration = Duration::from_secs(30);
 /// What must hold before a database serves; what else is asked is told as a doubt.
 const CONSISTENT: &str = "is consistent";
-const OWN_PROBE: &str = "the registry's own probe";
+pub(super) const OWN_PROBE: &str = "the registry's own probe";
 /// A version cannot ask for more: its probe must not keep the others from serving.
 const PROBE_WITHIN_MOST: Duration = Duration::from_secs(600);
 /// How many entries that are not whole are named.
@@ -327,6 +327,8 @@ pub struct Source {
     pub path: PathBuf,
     /// How a database is to be started.
     pub database: Option<(Plan, Serve)>,
+    /// The file of a SQLite database.
+    pub sqlite: Option<PathBuf>,
     /// The query that must hold before it serves, and how long it may take.
     pub probe: Option<(String, Duration)>,
     /// What was planned and is not replayed, in words.
@@ -372,6 +374,7 @@ pub fn restore(
         if sources.len() > 1 {
             std::fs::create_dir_all(dir).map_err(|why| super::io(dir, why))?;
         }
+        let sqlite = super::sqlite::file(source, &path)?;
         // The plan comes before the bytes: a target that cannot be reached is said before anything is written.
         let plan = match source.kind.as_str() {
             POSTGRES => Some(job.plan(Facts::from_meta(&source.meta)?, target)?),
@@ -399,6 +402,7 @@ pub fn restore(
             kind: source.kind.clone(),
             path,
             database,
+            sqlite,
             probe: probe(&source.meta),
             short,
             notes: notes

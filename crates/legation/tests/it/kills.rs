@@ -1,6 +1,8 @@
-//! SIGKILL of agent and embassy, at moments and at named I/O edges that a seed chooses. Nothing waits for lag zero.
+//! SIGKILL of agent, embassy and PostgreSQL, and a line that breaks, at moments and at named I/O edges that a seed
+//! chooses. Nothing waits for lag zero.
 //!
-//! A failing round prints its seed; `LEGATION_SEED=n cargo test … kills` plays that round alone.
+//! A world that fails prints its seed; `LEGATION_SEED=n cargo test … kills` plays that world alone, and
+//! `LEGATION_WORLDS=n` plays so many.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -12,11 +14,14 @@ use legation_world::rng::Rng;
 use legation_world::world::World;
 
 use crate::shape::files;
-use crate::survive::{LONG, alive, destroy_and_reckon};
+use crate::survive::{LONG, alive_over_a_line, destroy_and_reckon};
 
-const ROUNDS: u64 = 5;
-const KILLS_A_ROUND: usize = 3;
+/// Worlds that are played, and kills in each: twenty in all.
+const WORLDS: u64 = 5;
+const KILLS: usize = 4;
 const FIRST_SEED: u64 = 20_261_122;
+/// Transactions of one shift of citizens, at most: a new shift begins with numbers of its own.
+const SHIFT: i64 = 100_000;
 
 /// Edges at which the agent is killed; passages are drawn too.
 const AGENT: &[&str] = &[
@@ -60,40 +65,96 @@ const EMBASSY: &[&str] = &[
 
 #[test]
 fn what_was_acknowledged_survives_kills_at_random_points_and_edges() {
-    let seeds: Vec<u64> = match std::env::var("LEGATION_SEED") {
-        Ok(seed) => vec![seed.parse().expect("LEGATION_SEED is a number")],
-        Err(_) => (0..ROUNDS).map(|n| FIRST_SEED + n).collect(),
+    let number = |name: &str| {
+        let value = std::env::var(name).ok()?;
+        Some(value.parse::<u64>().expect("a number"))
+    };
+    let seeds: Vec<u64> = match number("LEGATION_SEED") {
+        Some(seed) => vec![seed],
+        None => (0..number("LEGATION_WORLDS").unwrap_or(WORLDS))
+            .map(|n| FIRST_SEED + n)
+            .collect(),
     };
     for seed in seeds {
-        println!("round with LEGATION_SEED={seed}");
-        round(seed);
+        println!("a world with LEGATION_SEED={seed}");
+        play(seed);
     }
 }
 
-fn round(seed: u64) {
+fn play(seed: u64) {
     let mut rng = Rng::new(seed, "kills");
-    let mut world = alive(seed, &[Registry::Population, Registry::Gazette]);
-    for _ in 0..KILLS_A_ROUND {
-        let role = rng.pick(&["agent", "embassy"]);
-        if rng.chance(40) {
-            // A moment: whatever happens to be under way.
-            std::thread::sleep(Duration::from_millis(rng.range(20, 900)));
-            println!("  {role}: at a random moment");
-            kill(&mut world, role);
-        } else {
-            let edge = rng.pick(if role == "agent" { AGENT } else { EMBASSY });
-            let action = rng.pick(&["kill", "late-kill"]);
-            let fault = format!("{edge}:{}={action}", rng.range(1, 6));
-            println!("  {role}: {fault}");
-            kill(&mut world, role);
-            start(&mut world, role, Some(fault));
-            wait_dead(&mut world, role);
-        }
-        start(&mut world, role, None);
+    let mut world = alive_over_a_line(seed, &[Registry::Population, Registry::Gazette]);
+    // Each is hit in every world; when, and at what, is left to the seed.
+    let mut victims = vec!["agent", "embassy", "postgres", "line"];
+    for shift in 1..=KILLS {
+        let victim = victims.remove(rng.below(victims.len() as u64) as usize);
+        strike(&mut world, victim, &mut rng, shift as i64);
         wait_moving(&mut world);
     }
     destroy_and_reckon(&mut world);
     counters_are_used_once(&world);
+}
+
+fn strike(world: &mut World, victim: &'static str, rng: &mut Rng, shift: i64) {
+    match victim {
+        "line" => break_line(world, rng),
+        "postgres" => {
+            moment(rng);
+            println!("  postgres: at a random moment");
+            let cluster = world.clusters.get_mut(&Registry::Population);
+            let cluster = cluster.expect("a cluster");
+            cluster.kill();
+            cluster.start().expect("crash recovery");
+            let writers = world.writers.take().expect("writers");
+            writers.stop().expect("writers that saw their server die");
+            world.start_writers(1 + shift * SHIFT).expect("writers");
+        }
+        role => {
+            if rng.chance(40) {
+                moment(rng);
+                println!("  {role}: at a random moment");
+                kill(world, role);
+            } else {
+                let edge = rng.pick(if role == "agent" { AGENT } else { EMBASSY });
+                let action = rng.pick(&["kill", "late-kill"]);
+                let fault = format!("{edge}:{}={action}", rng.range(1, 6));
+                println!("  {role}: {fault}");
+                kill(world, role);
+                start(world, role, Some(fault));
+                wait_dead(world, role);
+            }
+            start(world, role, None);
+        }
+    }
+}
+
+/// Whatever happens to be under way then.
+fn moment(rng: &mut Rng) {
+    std::thread::sleep(Duration::from_millis(rng.range(20, 900)));
+}
+
+/// The line breaks in the midst of what goes through it, or falls silent first; later it is mended.
+fn break_line(world: &World, rng: &mut Rng) {
+    let line = world.line.as_ref().expect("a line");
+    for _ in 0..rng.range(1, 4) {
+        if rng.chance(50) {
+            let bytes = rng.range(1, 300_000);
+            println!("  line: cut after {bytes} more bytes");
+            line.cut_after(bytes);
+            let until = Instant::now() + LONG;
+            while !line.is_cut() {
+                assert!(Instant::now() < until, "nothing goes through the line");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        } else {
+            println!("  line: silent, then cut");
+            line.stall();
+            moment(rng);
+            line.cut();
+        }
+        moment(rng);
+        line.mend();
+    }
 }
 
 fn kill(world: &mut World, role: &str) {

@@ -2,6 +2,7 @@
 //!
 //! Worlds come from `legation-world`, which uses none of the program's code.
 
+mod accidents;
 mod activation;
 mod agent;
 mod full;
@@ -14,5 +15,6 @@ mod release;
 mod secrecy;
 mod shape;
 mod sources;
+mod sqlite;
 mod survive;
 mod watched;

@@ -175,7 +175,7 @@ fn canaries_are_nowhere(world: &World, trace: &Path) {
             .options
             .registries
             .iter()
-            .flat_map(|r| [r.name().to_owned(), r.title().to_owned()]),
+            .flat_map(|r| [r.name().to_owned(), r.shape().title.to_owned()]),
     );
     words.retain(|w| w.len() >= 7);
     let search = Search::new(&words);

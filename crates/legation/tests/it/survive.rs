@@ -25,12 +25,29 @@ pub fn small(seed: u64, registries: &[Registry]) -> World {
 
 /// The same, founded, with its embassy up and home alive under writers.
 pub fn alive(seed: u64, registries: &[Registry]) -> World {
+    live(founded(seed, registries))
+}
+
+/// The same, with a line between agent and embassy that can be cut.
+pub fn alive_over_a_line(seed: u64, registries: &[Registry]) -> World {
+    let mut world = founded(seed, registries);
+    world.lay_line().expect("a line");
+    live(world)
+}
+
+/// A small world that is founded, with nothing running.
+pub fn founded(seed: u64, registries: &[Registry]) -> World {
     let mut world = small(seed, registries);
     assert_eq!(
         world.ceremony().expect("a ceremony"),
         5,
         "stock ssh-keygen verifies five signatures"
     );
+    world
+}
+
+/// Starts the embassy, home and its writers, and waits until every registry is abroad.
+pub fn live(mut world: World) -> World {
     world.start_embassy().expect("an embassy");
     world.start_home().expect("a home");
     world.start_writers(1).expect("writers");
