@@ -188,6 +188,7 @@ impl Agent {
             writer: self.writer.clone(),
             state: state.clone(),
             epochs: epochs.clone(),
+            control: control.clone(),
             outbox: outbox.clone(),
             budget: self.budget.clone(),
             gate: self.gate.clone(),

@@ -53,6 +53,8 @@ pub struct Versions {
     pub state: State,
     /// Its epochs.
     pub epochs: Arc<Epochs>,
+    /// Doubts go here.
+    pub control: Arc<Outbox>,
     /// Where packs, lists and commits go.
     pub outbox: Arc<Outbox>,
     /// The spool's bound.
@@ -221,11 +223,11 @@ impl Versions {
         }
         let digest = self.outbox.push(Kind::List, &encoded)?;
         if taken.incomplete.is_some() {
-            // Before the commit: nobody is to take the version for whole.
+            // It is sent before the commit: nobody is to take the version for whole.
             let doubt = self
                 .writer
                 .incomplete(self.registry, memory.term, captured)?;
-            self.outbox.push(Kind::Statement, &doubt)?;
+            self.control.push(Kind::Statement, &doubt)?;
         }
         let (timeline, wal, stream) = match taken.wal {
             Some((timeline, wal, stream)) => (Some(timeline), Some(wal), Some(stream)),
