@@ -1,5 +1,5 @@
 # For people: `make demo` and `make test`. For everything else there is cargo.
-.PHONY: demo test
+.PHONY: demo test fuzz
 .SILENT:
 
 target := $(or $(CARGO_TARGET_DIR),target)
@@ -12,6 +12,10 @@ demo:
 	cargo build --release --locked --quiet -p legation -p legation-world --bins && \
 	exec $(target)/release/demo --built $$(($$(date +%s) - began)) \
 	  $(if $(SCALE),--scale $(SCALE)) $(if $(LIVE),--seconds $(LIVE))
+
+# Every parser of foreign bytes, SECONDS each (10); TARGET=statement plays one.
+fuzz:
+	SECONDS_EACH=$(or $(SECONDS),10) TARGET=$(TARGET) .ci/fuzz
 
 test:
 	.ci/need

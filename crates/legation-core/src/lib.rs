@@ -18,6 +18,10 @@ pub mod source;
 pub mod suite;
 pub mod vault;
 
+// What versions say beside their data (spec/format.md).
+pub mod catalogue;
+pub mod measure;
+
 // Statements and the fold (spec/statements.md).
 pub mod annex;
 pub mod attachments;

@@ -159,7 +159,9 @@ pub trait Sink {
     /// # Errors
     /// `Refused` if none is open, or the sink cannot forget.
     fn discard(&mut self) -> SourceResult<()> {
-        Err(SourceError::Refused("an entry cannot be forgotten here".into()))
+        Err(SourceError::Refused(
+            "an entry cannot be forgotten here".into(),
+        ))
     }
     /// Says of the open file, before its data, that its bytes stay where they are between versions, as the pages of a
     /// database do: the sink keeps what tells it which blocks of [`BLOCK`] bytes changed, seals those, and refers to the

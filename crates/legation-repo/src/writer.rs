@@ -130,6 +130,16 @@ pub struct VersionWriter<'a> {
     waiting: Vec<Waiting>,
     /// What is kept of files that change in place.
     maps: Option<blocks::Maps>,
+    content: Content,
+}
+
+/// What was written of files, without the tree that lists them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Content {
+    /// Its bytes.
+    pub plain: u64,
+    /// What they came to in their frames, compressed where that helped.
+    pub packed: u64,
 }
 
 struct Source {
@@ -147,6 +157,13 @@ struct Waiting {
     len: u32,
     within: u32,
     digest: Option<Digest>,
+}
+
+impl Content {
+    fn add(&mut self, frame: &FrameRef) {
+        self.plain += u64::from(frame.plain);
+        self.packed += u64::from(frame.sealed);
+    }
 }
 
 impl<'a> VersionWriter<'a> {
@@ -177,7 +194,17 @@ impl<'a> VersionWriter<'a> {
             shared: Zeroizing::new(Vec::new()),
             waiting: Vec::new(),
             maps: None,
+            content: Content::default(),
         }
+    }
+
+    /// What was written of files so far. Whatever waits to share a frame is written first.
+    ///
+    /// # Errors
+    /// What the pack sink says.
+    pub fn content(&mut self) -> SourceResult<Content> {
+        self.flush_shared()?;
+        Ok(self.content)
     }
 
     /// Neither looks for content that is there already nor remembers any: for a source whose versions are whole each by
@@ -366,6 +393,7 @@ impl<'a> VersionWriter<'a> {
         }
         let plain = std::mem::take(&mut self.shared);
         let frame = self.frame(&plain)?;
+        self.content.add(&frame);
         for w in std::mem::take(&mut self.waiting) {
             let stretch = Stretch {
                 frame,

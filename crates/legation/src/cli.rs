@@ -73,6 +73,8 @@ pub enum Verb {
     Order(cmd::order::Args),
     /// Read the mandate
     Mandate(cmd::mandate::Args),
+    /// Make a source a registry of this agent
+    Enrol(cmd::enrol::Args),
     /// Capture a registry now
     Capture(cmd::capture::Args),
     /// What is abroad, how old it is, and what is wrong
@@ -85,6 +87,8 @@ pub enum Verb {
     Dump(cmd::dump::Args),
     /// Restore a version into an empty directory
     Restore(cmd::restore::Args),
+    /// Name the last good version of a registry
+    Bisect(cmd::bisect::Args),
     /// Start registries at the embassy, as an order says
     Activate(cmd::activate::Args),
     /// Check every stored byte, without keys
@@ -130,12 +134,14 @@ fn dispatch(cli: Cli, out: Output) -> Result<(), Failure> {
         Verb::Officer(args) => cmd::officer::run(args, &ctx),
         Verb::Order(args) => cmd::order::run(args, &ctx),
         Verb::Mandate(args) => cmd::mandate::run(args, &ctx),
+        Verb::Enrol(args) => cmd::enrol::run(args, &ctx),
         Verb::Capture(args) => cmd::capture::run(args, &ctx),
         Verb::Status(args) => cmd::status::run(args, &ctx),
         Verb::Versions(args) => cmd::versions::run(args, &ctx),
         Verb::Ls(args) => cmd::ls::run(args, &ctx),
         Verb::Dump(args) => cmd::dump::run(args, &ctx),
         Verb::Restore(args) => cmd::restore::run(args, &ctx),
+        Verb::Bisect(args) => cmd::bisect::run(args, &ctx),
         Verb::Activate(args) => cmd::activate::run(args, &ctx),
         Verb::Verify(args) => cmd::verify::run(args, &ctx),
         Verb::Log(args) => cmd::log::run(args, &ctx),

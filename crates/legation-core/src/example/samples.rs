@@ -57,8 +57,14 @@ pub fn samples() -> Vec<Statement> {
         term: Term(1),
         timeline: None,
         wal: None,
+        version: None,
         cause: Cause::StandbyRemoved,
         at,
+    };
+    let flagged = Doubt {
+        version: Some(VersionNo(2)),
+        cause: Cause::MassEncryption,
+        ..doubt.clone()
     };
     let fence = Fence {
         stream: Some(StreamId([7; 16])),
@@ -131,6 +137,7 @@ pub fn samples() -> Vec<Statement> {
         world.mark(1).into(),
         gap.into(),
         doubt.into(),
+        flagged.into(),
         fence.into(),
         session.into(),
         world.opened(&order, 1).into(),

@@ -1,4 +1,4 @@
-//! What an entry says of itself when it is not what the source held (spec/format.md §7.5).
+//! What an entry says of itself when it is not what the source held (spec/format.md §7.6).
 
 use super::{Entry, EntryKind, Extents};
 

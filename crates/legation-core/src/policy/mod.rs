@@ -13,11 +13,13 @@ mod query;
 mod quorum;
 mod refusal;
 mod scope;
+mod stage;
 mod state;
 mod writer;
 
 pub(crate) use refusal::hold;
 pub use refusal::{Class, Refusal, Rule};
+pub use stage::{Evidence, Promise, ProofState, Stage, Standing};
 pub use state::{EpochState, FenceState, MarkState, OrderState, RegistryState, VersionState};
 
 use crate::attachments::{Attachments, fetch};

@@ -1,6 +1,6 @@
 //! What the fold remembers of registries and orders, and how an allowed statement changes it.
 
-use super::{Change, Effect, State};
+use super::{Change, Effect, ProofState, State};
 use crate::id::{
     Digest, EpochNo, Generation, OrderId, RegistryId, Sha256, StreamId, Term, VersionNo,
 };
@@ -29,8 +29,10 @@ pub struct RegistryState {
     pub fences: Vec<FenceState>,
     /// Holes, with the index of the entry that told of them.
     pub gaps: Vec<(u64, Gap)>,
-    /// Ranges without zero loss, with the index of the entry that told of them.
+    /// Ranges without zero loss and flagged versions, with the index of the entry that told of them.
     pub doubts: Vec<(u64, Doubt)>,
+    /// What starting it abroad came to, oldest first.
+    pub proofs: Vec<ProofState>,
     /// Streams that have been marked.
     pub(super) streams: BTreeSet<StreamId>,
 }
@@ -159,6 +161,13 @@ pub(crate) struct OrderAccepted {
 }
 
 impl RegistryState {
+    /// The doubts about one version, oldest first.
+    pub fn doubts_about(&self, version: VersionNo) -> impl Iterator<Item = &(u64, Doubt)> {
+        self.doubts
+            .iter()
+            .filter(move |(_, doubt)| doubt.version == Some(version))
+    }
+
     pub(super) fn new(row: RegistryRow) -> Self {
         Self {
             term: Term(1),
@@ -170,6 +179,7 @@ impl RegistryState {
             fences: Vec::new(),
             gaps: Vec::new(),
             doubts: Vec::new(),
+            proofs: Vec::new(),
             streams: BTreeSet::new(),
         }
     }
@@ -294,7 +304,16 @@ impl State {
                 });
             }
             Change::Step(it) => self.within(&it.order.clone(), |o| o.steps.push(*it)),
-            Change::Report(it) => self.within(&it.order.clone(), |o| o.reports.push(*it)),
+            Change::Report(it) => {
+                self.with(it.registry, |r| {
+                    r.proofs.push(ProofState {
+                        report: (*it).clone(),
+                        index,
+                        received,
+                    })
+                });
+                self.within(&it.order.clone(), |o| o.reports.push(*it));
+            }
             Change::Sealed(it) => self.within(&it.order, |o| {
                 o.sealed = Some(it.cause);
                 o.session = None;

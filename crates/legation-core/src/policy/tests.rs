@@ -170,4 +170,5 @@ mod activation;
 mod model;
 mod orders;
 mod scope;
+mod stage;
 mod writers;

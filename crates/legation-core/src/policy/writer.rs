@@ -208,7 +208,7 @@ impl State {
         self.check_writer((it.state, it.mandate), it.registry, it.term, signed)?;
         check_wal(it.timeline, it.wal.as_ref())?;
         hold!(
-            !matches!(it.cause, Cause::StandbyRemoved | Cause::SourceIncomplete),
+            it.cause != Cause::StandbyRemoved && !it.cause.is_of_version(),
             Fields,
             "'{}' makes a doubt, not a gap",
             it.cause
@@ -217,8 +217,22 @@ impl State {
     }
 
     pub(super) fn check_doubt(&self, it: Box<Doubt>, signed: &Signed) -> Result<Change, Refusal> {
-        self.check_writer((it.state, it.mandate), it.registry, it.term, signed)?;
+        let registry = self.check_writer((it.state, it.mandate), it.registry, it.term, signed)?;
         check_wal(it.timeline, it.wal.as_ref())?;
+        hold!(
+            it.version.is_some() == it.cause.is_of_version(),
+            Fields,
+            "a doubt names a version exactly when its cause, '{}', is one of versions",
+            it.cause
+        );
+        let known = it
+            .version
+            .is_none_or(|version| registry.version(version).is_some());
+        hold!(
+            known,
+            Fields,
+            "the doubt is about a version that is not logged"
+        );
         Ok(Change::Doubt(it))
     }
 }

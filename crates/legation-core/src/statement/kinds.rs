@@ -324,7 +324,7 @@ kinds! {
         at: Time,
     }
 
-    /// A range for which zero loss cannot be promised.
+    /// A range for which zero loss cannot be promised, or a version that is flagged.
     Doubt = "doubt", Writer, MAX_TEXT {
         /// Whose.
         state: StateId,
@@ -338,6 +338,8 @@ kinds! {
         timeline: Option<Timeline>,
         /// The range.
         wal: Option<WalRange>,
+        /// The version that is flagged.
+        version: Option<VersionNo>,
         /// Why.
         cause: Cause,
         /// When, by the agent's clock.

@@ -92,7 +92,7 @@ words! {
     }
 }
 words! {
-    /// Why there is a hole in a stream, or why zero loss does not hold for a range.
+    /// Why there is a hole in a stream, why zero loss does not hold for a range, or why a version is flagged.
     Cause {
         /// The spool was full and its owner chose to protect home.
         SpoolFull = "spool-full",
@@ -104,7 +104,13 @@ words! {
         AgentLost = "agent-lost",
         /// Somebody took the agent out of the required standbys.
         StandbyRemoved = "standby-removed",
-        /// Some files could not be read, or not as they were at one moment: the version captured at this time says which.
+        /// Of a version: much was rewritten, and does not compress as usual.
+        MassEncryption = "mass-encryption",
+        /// Of a version: much less is there than usual.
+        MassDeletion = "mass-deletion",
+        /// Of a version: an invariant of the registry does not hold.
+        InvariantBroken = "invariant-broken",
+        /// Of a version: some of its files could not be read, or not as they were at one moment; it says which.
         SourceIncomplete = "source-incomplete",
     }
 }
@@ -149,5 +155,19 @@ words! {
         Failure = "failure",
         /// Found dead after a restart: memory, and with it every key, was gone.
         PowerLoss = "power-loss",
+    }
+}
+
+impl Cause {
+    /// Whether it is about a version, not about a range of log.
+    #[must_use]
+    pub fn is_of_version(self) -> bool {
+        matches!(
+            self,
+            Cause::MassEncryption
+                | Cause::MassDeletion
+                | Cause::InvariantBroken
+                | Cause::SourceIncomplete
+        )
     }
 }

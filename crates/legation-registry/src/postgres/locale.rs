@@ -8,6 +8,11 @@ use crate::{Error, Result};
 
 /// Fails with the names of the locales that the databases use and this machine lacks.
 pub(crate) fn check(facts: &Facts) -> Result<()> {
+    are_here(&facts.locales)
+}
+
+/// As [`check`], of locales alone.
+pub(crate) fn are_here(locales: &BTreeSet<String>) -> Result<()> {
     let Ok(output) = Command::new("locale")
         .arg("-a")
         .env_clear()
@@ -18,7 +23,7 @@ pub(crate) fn check(facts: &Facts) -> Result<()> {
         return Ok(());
     };
     let here = String::from_utf8_lossy(&output.stdout);
-    let missing = missing(&facts.locales, &here);
+    let missing = missing(locales, &here);
     if missing.is_empty() {
         return Ok(());
     }

@@ -3,12 +3,14 @@
 //! `url` and `conn` reach a server, `probe` looks before anything begins, `base` and `wal` capture; `restore` makes a
 //! data directory safe to start abroad and `server` starts it. Nothing here knows where bytes are kept.
 
+pub mod ask;
 pub mod base;
 pub mod conn;
 pub mod control;
 mod crc32c;
 pub mod facts;
 mod locale;
+pub mod needs;
 pub mod probe;
 pub mod restore;
 pub mod server;

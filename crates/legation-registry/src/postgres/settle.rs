@@ -135,7 +135,7 @@ impl Server {
 }
 
 /// Whether a library is where the server looks for it: by its own rule, as named or with `.so`.
-fn is_here(library: &str, library_dir: &str) -> bool {
+pub(super) fn is_here(library: &str, library_dir: &str) -> bool {
     let path = match library.strip_prefix("$libdir") {
         Some(rest) => format!("{library_dir}{rest}"),
         None if library.contains('/') => library.to_owned(),

@@ -1,6 +1,7 @@
 //! The drivers against real registries: PostgreSQL 15 clusters of our own, and real file systems.
 //! Sink, WAL sink and restorer are plain ones in memory, so that what is tested is the driver alone.
 
+mod ask;
 mod base;
 mod busy;
 mod cluster;

@@ -13,9 +13,9 @@ use legation_core::pack::FrameRef;
 use legation_core::source::{BLOCK, Sink, SourceError, SourceResult};
 use zeroize::Zeroizing;
 
+use super::file::{CHILDREN_PER_NODE, OpenFile};
 use super::index::Index;
 use super::map::{self, BlockDigest, MapReader, MapWriter};
-use super::file::{CHILDREN_PER_NODE, OpenFile};
 use super::{VersionWriter, WINDOW, refused};
 
 /// Nodes of extents end at multiples of this in the file, so that a change moves no other boundary.
@@ -334,7 +334,9 @@ impl VersionWriter<'_> {
         let frame = if fresh.is_empty() {
             None
         } else {
-            Some(self.frame(&fresh)?)
+            let frame = self.frame(&fresh)?;
+            self.content.add(&frame);
+            Some(frame)
         };
         for piece in pieces {
             let (frame, within) = match (piece.at, frame) {

@@ -117,6 +117,9 @@ impl VersionWriter<'_> {
             true => None,
             false => Some(self.frame(&left)?),
         };
+        if let Some(frame) = &frame {
+            self.content.add(frame);
+        }
         for (run, digest, known, within) in found {
             let new = frame.map(|frame| Stretch {
                 frame,

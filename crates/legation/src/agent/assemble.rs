@@ -28,6 +28,7 @@ use super::state::{Memory, State, Version};
 use super::status::{Board, now_ms};
 use super::streams::Streams;
 use super::version::{Versions, source_failure};
+use super::vitals::Vitals;
 use super::whole::Whole;
 use super::writer::Writer;
 use crate::charter::Charter;
@@ -139,6 +140,8 @@ impl Agent {
             ));
         }
         registry.agrees(row)?;
+        registry.placed(row, &self.charter.mandate)?;
+        let entry = registry.catalogue(row, &self.charter.mandate, &config.registry)?;
         let class = row.class.clone();
         let dir = self.layout.registry(&registry.id);
         durable::create_dir(&dir)?;
@@ -188,11 +191,11 @@ impl Agent {
             writer: self.writer.clone(),
             state: state.clone(),
             epochs: epochs.clone(),
-            control: control.clone(),
             outbox: outbox.clone(),
             budget: self.budget.clone(),
             gate: self.gate.clone(),
             dir: dir.clone(),
+            vitals: Vitals::new(&dir, entry, registry.questions()),
             board: self.board.clone(),
             link: self.link.clone(),
             stop: stop.clone(),
@@ -260,7 +263,7 @@ impl Agent {
                 let connect = ConnectConfig::parse(&source.url).map_err(source_failure)?;
                 let when_full = config.spool.when_full;
                 let start = registry.start.as_ref();
-                let cluster = Arc::new(Postgres::new(
+                let mut cluster = Postgres::new(
                     source.clone(),
                     connect,
                     start.and_then(|start| start.probe.clone()),
@@ -268,7 +271,9 @@ impl Agent {
                     versions,
                     control,
                     streams,
-                ));
+                );
+                cluster.questions = registry.questions();
+                let cluster = Arc::new(cluster);
                 let base = cluster.clone();
                 self.spawn("wal", move || cluster.run_wal())?;
                 self.spawn("base", move || base.run_base())

@@ -120,10 +120,14 @@ impl Bulk {
         let signed = Signed::parse(bytes).map_err(|error| {
             Failure::new(Code::VerificationFailed, format!("the spool: {error}"))
         })?;
-        let Ok(Statement::Commit(commit)) = signed.statement() else {
-            return Err(Trouble::Fatal(Failure::failed(
-                "the spool holds a statement that is no commit",
-            )));
+        let commit = match signed.statement() {
+            Ok(Statement::Commit(commit)) => commit,
+            Ok(Statement::Doubt(_)) => return self.doubt(item, bytes),
+            _ => {
+                return Err(Trouble::Fatal(Failure::failed(
+                    "the spool holds a statement that is neither commit nor doubt",
+                )));
+            }
         };
         // A version is complete once its log is abroad too, and the log knows the epochs that it needs.
         if !self.control.is_empty() {
@@ -155,6 +159,19 @@ impl Bulk {
             Err(Trouble::Refused(why)) => self.give_up(item, &why)?,
             Err(trouble) => return Err(trouble),
         }
+        Ok(true)
+    }
+
+    /// What speaks against the version that was committed before it.
+    fn doubt(&self, item: &Item, bytes: &[u8]) -> Result<bool, Trouble> {
+        match self.link.submit(bytes) {
+            Ok(_) => {}
+            Err(Trouble::Refused(why)) => {
+                tracing::error!(registry = %self.registry, "a doubt was refused: {why}");
+            }
+            Err(trouble) => return Err(trouble),
+        }
+        self.outbox.remove(item)?;
         Ok(true)
     }
 
@@ -218,11 +235,14 @@ impl Bulk {
             status.trouble = Some(format!("a version was refused: {why}"))
         });
         self.state.update(|memory| memory.breaks += 1)?;
+        let mut past = false;
         for item in self.outbox.items() {
-            self.outbox.remove(&item)?;
-            if item.kind == Kind::Statement && item.place >= refused.place {
+            // What follows its commit at once are doubts about it.
+            if past && item.kind != Kind::Statement {
                 break;
             }
+            self.outbox.remove(&item)?;
+            past |= item.kind == Kind::Statement && item.place >= refused.place;
         }
         Ok(())
     }

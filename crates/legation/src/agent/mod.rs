@@ -31,6 +31,7 @@ pub mod status;
 pub mod streams;
 pub mod tree;
 pub mod version;
+pub mod vitals;
 pub mod whole;
 pub mod writer;
 

@@ -8,10 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use legation_core::id::{Lsn, StreamId, Timeline};
+use legation_core::measure::{Answer, MAX_ANSWER, Outcome, plain};
 use legation_core::source::Sink;
 use legation_core::statement::{Cause, WalRange};
+use legation_registry::postgres::ask::{Question, ask};
+use legation_registry::postgres::needs::Needs;
 use legation_registry::postgres::{
-    self as driver, BaseOptions, ConnectConfig, Reread, SlotPosition, SlotState, WalEnd, WalOptions,
+    self as driver, BaseOptions, ConnectConfig, Facts, Reread, SlotPosition, SlotState, WalEnd,
+    WalOptions,
 };
 use legation_repo::edge;
 
@@ -23,6 +27,7 @@ use super::sink::{Parts, Sealer, Source};
 use super::status::now_ms;
 use super::streams::Streams;
 use super::version::{Taken, Versions, source_failure};
+use super::vitals::Found;
 use crate::config::agent::{Postgres as Config, Probe, WhenFull};
 use crate::exit::{Code, Failure};
 use crate::recover::start::{PROBE_KEY, PROBE_WITHIN_KEY};
@@ -34,6 +39,9 @@ const GOOD: Duration = Duration::from_secs(10);
 
 /// How long a finished base waits for the log that makes it consistent, with its place among those that capture.
 const SEALED_WITHIN: Duration = Duration::from_secs(600);
+
+/// How long a version waits for the log that its answers were given at. Without it they stand all the same.
+const ANSWERS_SEALED_WITHIN: Duration = Duration::from_secs(10);
 
 /// The stream that is being received, for the base that starts beside it.
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +69,8 @@ pub struct Postgres {
     pub connect: ConnectConfig,
     /// The query that must hold before it serves abroad: sealed with each base.
     pub probe: Option<Probe>,
+    /// What is asked of it with each base.
+    pub questions: Vec<Question>,
     /// What gives way when the spool is full.
     pub when_full: WhenFull,
     /// Takes the bases.
@@ -90,6 +100,7 @@ impl Postgres {
             config,
             connect,
             probe,
+            questions: Vec::new(),
             when_full,
             versions,
             control,
@@ -457,22 +468,78 @@ impl Postgres {
                     stop: report.facts.stop,
                 };
                 self.wait_sealed(wal.stop)?;
+                let (found, upto) = self.look(&report.facts, sink)?;
                 let epochs = self.streams.epochs_between(
                     (current.system_id, current.timeline),
                     report.facts.segment_start(wal.start),
-                    wal.stop,
+                    upto,
                 );
                 Ok(Taken {
                     wal: Some((report.facts.timeline, wal, current.stream)),
                     epochs,
                     entries: report.entries,
                     bytes: report.bytes,
+                    found,
                     ..Taken::default()
                 })
             },
         )?;
         tracing::info!(registry = %self.versions.registry, version = %number, took = ?began.elapsed(), "the base is sealed");
         Ok(())
+    }
+
+    /// Asks the cluster what its owner wants to know of it, and what it needs of a machine. Returns with it how far the
+    /// log is sealed that answers the same again: a version's keys reach up to there.
+    fn look(&self, facts: &Facts, sink: &mut dyn Sink) -> Result<(Found, Lsn), Failure> {
+        let stop = &self.versions.stop;
+        match Needs::of(&self.connect) {
+            Ok(needs) => {
+                for (key, value) in needs.to_meta() {
+                    sink.meta(&key, &value)?;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(registry = %self.versions.registry, "what it needs is not known: {error}");
+            }
+        }
+        let mut found = Found {
+            changed: self.written_since(facts),
+            ..Found::default()
+        };
+        match ask(&self.connect, &self.questions, &|| stop.is_up()) {
+            Ok(asked) => {
+                found.at = asked.at;
+                found.rows = asked.rows;
+                found.answers = asked.answers;
+            }
+            Err(legation_registry::Error::Stopped) => return Err(super::version::stopped()),
+            Err(error) => {
+                let why = plain(&error.to_string(), MAX_ANSWER);
+                found.answers = (self.questions.iter())
+                    .map(|question| Answer {
+                        name: question.name.clone(),
+                        outcome: Outcome::Error(why.clone()),
+                    })
+                    .collect();
+            }
+        }
+        let asked = found.at.map_or(facts.stop, |at| at.after.max(facts.stop));
+        let until = Instant::now() + ANSWERS_SEALED_WITHIN;
+        loop {
+            let sealed = (self.streams.tail()).map_or(facts.stop, |tail| tail.position.end_lsn);
+            if sealed >= asked || Instant::now() > until || stop.is_up() {
+                return Ok((found, asked.min(sealed).max(facts.stop)));
+            }
+            self.streams.wait(LOOK);
+        }
+    }
+
+    /// Log that was written since the version before, if that is of this history.
+    fn written_since(&self, facts: &Facts) -> Option<u64> {
+        let memory = self.versions.state.get();
+        let last = memory.version?.history?;
+        let same = (last.system_id, last.timeline) == (facts.system_id, facts.timeline);
+        same.then(|| facts.stop.0.saturating_sub(last.stop.0))
     }
 
     /// Waits until the log up to `stop` is sealed: only then is it known under which epochs.

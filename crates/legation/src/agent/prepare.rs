@@ -91,7 +91,7 @@ pub(crate) fn programs(source: &Source) -> Result<(), Failure> {
             Snapshot::Hooks { create, remove, .. } => vec![create, remove],
             Snapshot::None | Snapshot::Reflink => Vec::new(),
         },
-        Source::Postgres(_) | Source::Tree(_) => Vec::new(),
+        Source::Postgres(_) | Source::Tree(_) | Source::Sqlite(_) => Vec::new(),
     };
     let mut found = needed.iter().map(|program| program.find());
     found.try_for_each(|found| found.map_err(source_failure))

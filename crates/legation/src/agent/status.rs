@@ -85,6 +85,8 @@ pub struct RegistryStatus {
     pub capturing: Option<u64>,
     /// Versions committed since the process began.
     pub versions_made: u64,
+    /// What speaks against the newest version.
+    pub flagged: Option<String>,
     /// What is wrong with the source or its capture.
     pub trouble: Option<String>,
     /// What is wrong with the line.

@@ -36,7 +36,6 @@ impl Driver for Config {
         Ok(Taken {
             incomplete: told(&report.incomplete, report.incomplete_count),
             stats: report.stats,
-            memo: Vec::new(),
             entries: report.entries,
             bytes: report.size,
             ..Taken::default()

@@ -12,7 +12,7 @@ use legation_core::id::{EpochNo, RegistryId, StreamId, Timeline, VersionNo};
 use legation_core::manifest::{Entry, Incomplete};
 use legation_core::pack::SealedPack;
 use legation_core::source::{Sink, SourceError, SourceResult};
-use legation_core::statement::{self, Branch, EpochSet, Name, Packs, RootRow, WalRange};
+use legation_core::statement::{self, Branch, Cause, EpochSet, Name, Packs, RootRow, WalRange};
 use legation_core::suite::SUITE;
 use legation_registry::tree::Stat;
 use legation_repo::edge;
@@ -26,6 +26,7 @@ use super::link::Link;
 use super::outbox::{Kind, Outbox};
 use super::state::State;
 use super::status::Board;
+use super::vitals::{Found, Measured, Vitals};
 use super::writer::{SystemEntropy, Writer, now};
 use crate::exit::{Code, Failure};
 use crate::stop::Stop;
@@ -53,8 +54,6 @@ pub struct Versions {
     pub state: State,
     /// Its epochs.
     pub epochs: Arc<Epochs>,
-    /// Doubts go here.
-    pub control: Arc<Outbox>,
     /// Where packs, lists and commits go.
     pub outbox: Arc<Outbox>,
     /// The spool's bound.
@@ -63,6 +62,8 @@ pub struct Versions {
     pub gate: Gate,
     /// The registry's directory in the spool.
     pub dir: PathBuf,
+    /// What is sealed beside the data.
+    pub vitals: Vitals,
     /// What is shown.
     pub board: Board,
     /// The line: it knows whether the registry is fenced.
@@ -90,6 +91,8 @@ pub struct Taken {
     pub incomplete: Option<String>,
     /// It is as the parent version has it: no version is made.
     pub unchanged: bool,
+    /// What was found beside the data.
+    pub found: Found,
 }
 
 impl Versions {
@@ -199,14 +202,37 @@ impl Versions {
         }
         drop(root);
         writer.source(kind, source)?;
-        let taken = take(&mut Counted {
+        let mut counted = Counted {
             to: &mut writer,
             versions: self,
             done: 0,
             told: Instant::now(),
-        })?;
+            facts: 0,
+        };
+        let mut taken = take(&mut counted)?;
+        let facts = counted.facts;
         if taken.unchanged {
             return Ok(None);
+        }
+        let committed = memory.version.as_ref().map(|version| version.number);
+        let earlier = self.vitals.earlier(committed);
+        let content = writer.content()?;
+        let measured = Measured {
+            entries: taken.entries,
+            bytes: taken.bytes,
+            // Of a cluster all is written each time; and without a parent nothing can be said to have changed.
+            read: (taken.wal.is_none() && parent.entries().next().is_some())
+                .then_some(content.plain),
+            content,
+        };
+        let record = self.vitals.record(
+            (number, captured.millis()),
+            measured,
+            &mut taken.found,
+            &earlier,
+        );
+        for (key, value) in self.vitals.facts(&record, &earlier, facts) {
+            writer.meta(&key, &value)?;
         }
         let finished = writer.finish(number)?;
         let list = finished.list;
@@ -216,19 +242,14 @@ impl Versions {
             memo: taken.memo,
         };
         index.save(&self.dir, number)?;
+        let doubts = record.flags.clone();
+        self.vitals.keep(record, earlier)?;
         edge::hit("agent.index")?;
         let encoded = list.encode();
         if !self.budget.wait_queued(encoded.len() as u64, &self.stop) {
             return Err(stopped());
         }
         let digest = self.outbox.push(Kind::List, &encoded)?;
-        if taken.incomplete.is_some() {
-            // It is sent before the commit: nobody is to take the version for whole.
-            let doubt = self
-                .writer
-                .incomplete(self.registry, memory.term, captured)?;
-            self.control.push(Kind::Statement, &doubt)?;
-        }
         let (timeline, wal, stream) = match taken.wal {
             Some((timeline, wal, stream)) => (Some(timeline), Some(wal), Some(stream)),
             None => (None, None, None),
@@ -274,11 +295,27 @@ impl Versions {
         let signed = self.writer.sign(commit)?;
         self.outbox.push(Kind::Statement, &signed)?;
         edge::hit("agent.commit")?;
+        // After the commit, which they are about: a kill in between leaves them in the sealed record alone.
+        let incomplete = taken.incomplete.as_ref().map(|_| Cause::SourceIncomplete);
+        for cause in doubts.iter().map(|flag| flag.cause()).chain(incomplete) {
+            let doubt = self
+                .writer
+                .flagged(self.registry, memory.term, number, cause)?;
+            self.outbox.push(Kind::Statement, &doubt)?;
+            tracing::warn!(registry = %self.registry, version = %number, "the version is flagged: {cause}");
+        }
         self.board.registry(&self.name, |status| {
             status.incomplete = taken.incomplete;
             status.entries = Some(taken.entries);
             status.source_bytes = Some(taken.bytes);
             status.trouble = None;
+            status.flagged = (!doubts.is_empty()).then(|| {
+                let flags: Vec<_> = doubts.iter().map(ToString::to_string).collect();
+                format!(
+                    "{number} is flagged: {}; look before trusting it: legation bisect",
+                    flags.join(", ")
+                )
+            });
         });
         Ok(Some(number))
     }
@@ -376,6 +413,8 @@ struct Counted<'a> {
     versions: &'a Versions,
     done: u64,
     told: Instant,
+    /// What the facts take so far.
+    facts: usize,
 }
 
 impl Counted<'_> {
@@ -416,6 +455,8 @@ impl Sink for Counted<'_> {
 
     fn discard(&mut self) -> SourceResult<()> {
         self.to.discard()
+    }
+
     fn in_place(&mut self) -> SourceResult<Option<u64>> {
         self.to.in_place()
     }
@@ -438,6 +479,7 @@ impl Sink for Counted<'_> {
     }
 
     fn meta(&mut self, key: &str, value: &str) -> SourceResult<()> {
+        self.facts += key.len() + value.len() + 4;
         self.to.meta(key, value)
     }
 }

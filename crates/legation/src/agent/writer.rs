@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use legation_core::id::{RegistryId, StateId, Term, Timeline};
+use legation_core::id::{RegistryId, StateId, Term, Timeline, VersionNo};
 use legation_core::keys::{Entropy, SigningKey};
 use legation_core::statement::{self, Cause, Signed, Statement, Time, WalRange};
 use zeroize::Zeroizing;
@@ -112,15 +112,16 @@ impl Writer {
         })
     }
 
-    /// The signed text of a doubt: the version captured at this time says which of its files are not whole.
+    /// The signed text of a doubt about a version.
     ///
     /// # Errors
     /// As [`Writer::sign`].
-    pub fn incomplete(
+    pub fn flagged(
         &self,
         registry: RegistryId,
         term: Term,
-        captured: Time,
+        version: VersionNo,
+        cause: Cause,
     ) -> Result<Vec<u8>, Failure> {
         self.sign(statement::Doubt {
             state: self.state(),
@@ -129,8 +130,9 @@ impl Writer {
             term,
             timeline: None,
             wal: None,
-            cause: Cause::SourceIncomplete,
-            at: captured,
+            version: Some(version),
+            cause,
+            at: now()?,
         })
     }
 }

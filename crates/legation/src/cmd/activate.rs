@@ -22,6 +22,9 @@ pub struct Args {
     /// Print what would be started, and start nothing
     #[arg(long)]
     dry_run: bool,
+    /// What a desk wrote of what the registries need of a machine: what is missing of it here is named
+    #[arg(long, value_name = "FILE", requires = "dry_run")]
+    needs: Option<PathBuf>,
     /// The first port that started databases listen on, on the loopback address
     #[arg(long, value_name = "PORT")]
     port_base: Option<u16>,
@@ -42,6 +45,7 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
         config: &config,
         port: args.port_base.or(configured).unwrap_or(FIRST_PORT),
         dry_run: args.dry_run,
+        needs: args.needs.as_deref(),
     };
     activate::run(&told, ctx)
 }

@@ -153,8 +153,13 @@ fn agent(config: &agent::Agent, ctx: &Ctx, wrong: &mut Vec<Failure>) {
             .hint("the ceremony wrote the ids of the registries into registries.toml")
         });
         let id = keep(id, wrong);
-        if let (Some(charter), Some(id)) = (&charter, id) {
-            keep(charter.registry(id), wrong);
+        if let (Some(charter), Some(id)) = (&charter, id)
+            && let Some(row) = keep(charter.registry(id), wrong)
+        {
+            let mandate = &charter.mandate;
+            keep(registry.agrees(row), wrong);
+            keep(registry.placed(row, mandate), wrong);
+            keep(registry.catalogue(row, mandate, &config.registry), wrong);
         }
     }
     locators(&config.locators, charter.as_ref(), wrong);

@@ -2,11 +2,14 @@
 
 pub mod activate;
 pub mod agent;
+pub mod bare;
+pub mod bisect;
 pub mod capture;
 pub mod ceremony;
 pub mod config;
 pub mod dump;
 pub mod embassy;
+pub mod enrol;
 pub mod log;
 pub mod ls;
 pub mod mandate;
@@ -16,6 +19,7 @@ pub mod restore;
 pub mod status;
 pub mod verify;
 pub mod versions;
+pub mod waves;
 
 use std::path::{Path, PathBuf};
 

@@ -23,12 +23,15 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  legation status\n  legation status --config /etc/legation/agent.toml --json\n  legation status --watch"
+    after_help = "Example:\n  legation status\n  legation status --config /etc/legation/agent.toml --json\n  legation status --watch\n  legation status --waves"
 )]
 pub struct Args {
     /// Look again every second until interrupted
     #[arg(long)]
     watch: bool,
+    /// How far each registry has come on its way to being protected, by the log, wave by wave
+    #[arg(long, conflicts_with_all = ["watch", "check"])]
+    waves: bool,
     /// Exit with 7 when a registry is older abroad than its objective allows
     #[arg(long)]
     check: bool,
@@ -82,6 +85,9 @@ fn is_late(tier: Tier, version: Option<u32>, age_ms: Option<u64>) -> bool {
 /// # Errors
 /// Code 10 when the embassy does not answer; with `--check`, code 7 when an objective is missed.
 pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
+    if args.waves {
+        return super::waves::run(ctx);
+    }
     let path = ctx
         .config
         .clone()
@@ -186,6 +192,7 @@ fn print(status: &AgentStatus, age: Duration, ctx: &Ctx) {
             if registry.late { "  LATE" } else { "" }
         ));
         for trouble in [
+            &registry.flagged,
             &registry.trouble,
             &registry.incomplete,
             &registry.line_trouble,
@@ -267,6 +274,7 @@ fn at_desk(ctx: &Ctx) -> Result<Option<String>, Failure> {
             if abroad.fenced { "  fenced" } else { "" }
         );
         ctx.out.fact("registry", &abroad, text);
+        super::waves::doubts(&abroad.name, id, registry, ctx);
     }
     Ok(late)
 }

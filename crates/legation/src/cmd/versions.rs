@@ -1,11 +1,13 @@
 //! `legation versions`: what could be started, and how old it is.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use legation_core::id::{Digest, RegistryId};
 use legation_core::list::PackList;
+use legation_core::measure::sealed_size_says;
 use legation_core::policy::{RegistryState, VersionState};
-use legation_core::statement::{Cause, Doubt, Target, Time, VersionPick};
+use legation_core::statement::{Cause, Target, Time, VersionPick};
 use legation_repo::http::Client;
 use legation_repo::store::Kind;
 
@@ -22,10 +24,26 @@ const MOST: usize = 50;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  legation versions land --json")]
+#[command(
+    after_help = "Example:\n  legation versions land --json\n  legation versions land --bare-metal --order grant.txt"
+)]
 pub struct Args {
     /// The registry; all of them without it, each with its newest version
     name: Option<String>,
+    /// Say what a start from bare metal still lacks (exit 7 when something does)
+    #[arg(long, requires = "name")]
+    bare_metal: bool,
+    /// Show the catalogue entry that is sealed with it
+    #[arg(
+        long,
+        requires = "name",
+        requires = "order",
+        conflicts_with = "bare_metal"
+    )]
+    catalogue: bool,
+    /// The grant that opens what is sealed beside its data
+    #[arg(long, value_name = "FILE", requires = "name")]
+    order: Option<PathBuf>,
 }
 
 /// What the embassy has been asked about. Versions share most of their packs; each pack is asked about once.
@@ -85,6 +103,16 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
                 format!("the mandate names no registry {name}"),
             )
         })?;
+        let sealed = (args.order.as_deref())
+            .map(|order| super::bare::open(&desk, name, order))
+            .transpose()?;
+        match &sealed {
+            Some(sealed) if args.catalogue => return super::bare::catalogue(name, sealed, ctx),
+            sealed if args.bare_metal => {
+                return super::bare::metal(&desk, id, registry, sealed.as_ref(), now, ctx);
+            }
+            _ => {}
+        }
         let held = Held::all(&desk.client.streams(id)?);
         let from = registry.versions.len().saturating_sub(MOST);
         let shown = &registry.versions[from..];
@@ -162,6 +190,15 @@ fn tell(
     if let Some(end) = judged.wal_end {
         what.push(format!("WAL to {end}"));
     }
+    let flagged: Vec<_> = registry
+        .doubts_about(commit.version)
+        .map(|(entry, doubt)| format!("{} (entry {entry})", doubt.cause))
+        .collect();
+    if !flagged.is_empty() {
+        what.push(format!("FLAGGED: {}", flagged.join(", ")));
+    }
+    let size_says = size_says(registry, version);
+    what.extend(size_says.clone());
     let would = judged
         .why_not
         .as_ref()
@@ -172,11 +209,22 @@ fn tell(
             "registry": name, "id": id, "version": commit.version, "captured": commit.captured.to_string(),
             "age_ms": judged.age_ms, "complete": judged.complete, "whole": !judged.doubted, "packs": commit.packs.count, "bytes": commit.bytes,
             "epochs": epochs, "wal_end": judged.wal_end, "would_start": judged.why_not.is_none(), "why": judged.why_not,
-            "term": commit.term.0, "entry": version.index,
+            "term": commit.term.0, "entry": version.index, "flagged": flagged, "sealed_size": size_says,
         }),
         format!("{name:<12} {:<4} {}   would start: {would}", commit.version.to_string(), what.join("  ")),
     );
     Ok(())
+}
+
+/// What its sealed size says beside those before it. Home may lie about what it measured; this it cannot hide.
+fn size_says(registry: &RegistryState, version: &VersionState) -> Option<String> {
+    let earlier: Vec<u64> = registry
+        .versions
+        .iter()
+        .take_while(|one| one.commit.version < version.commit.version)
+        .map(|one| one.commit.bytes)
+        .collect();
+    sealed_size_says(version.commit.bytes, &earlier)
 }
 
 /// The youngest data of the newest version is what its journal was last acknowledged with; of an older one, what its
@@ -210,12 +258,10 @@ fn judge(
         )),
         _ => None,
     };
-    let of_this = |doubt: &&(u64, Doubt)| {
-        doubt.1.cause == Cause::SourceIncomplete && doubt.1.at == commit.captured
-    };
+    let mut doubts = registry.doubts_about(commit.version);
     Ok(Judged {
         complete,
-        doubted: registry.doubts.iter().any(|doubt| of_this(&doubt)),
+        doubted: doubts.any(|(_, doubt)| doubt.cause == Cause::SourceIncomplete),
         wal_end: window.filter(|_| commit.wal.is_some()).map(|(_, end)| end),
         age_ms: now.millis().saturating_sub(youngest.millis()),
         why_not,

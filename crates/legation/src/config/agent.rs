@@ -97,7 +97,7 @@ pub struct Registry {
     pub id: String,
     /// Its name; seen at home only.
     pub name: String,
-    /// Its full title. Like `owner`, `legal_basis`, `secrecy_until` and `rto` it describes, and steers nothing.
+    /// Its full title. Like `owner`, `legal_basis`, `secrecy_until` and `rto` it travels with each version.
     #[serde(default)]
     pub title: String,
     /// Who answers for it.
@@ -121,10 +121,13 @@ pub struct Registry {
     /// Until when its contents must stay secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secrecy_until: Option<toml::value::Datetime>,
-    /// Registries that must run before it; refused for now.
+    /// The wave that it is enrolled in; 0 when none.
+    #[serde(default)]
+    pub wave: u32,
+    /// Registries of the state that must run before it, by their name here or their id.
     #[serde(default)]
     pub depends_on: Vec<String>,
-    /// Which embassies it may go to; refused for now.
+    /// Which embassies it may go to: compared with where the mandate puts it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub embassies: Option<Placement>,
     /// Whether commits wait for embassies.
@@ -258,13 +261,19 @@ pub struct Sqlite {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Start {
-    /// Services in order; refused for now.
+    /// What must be installed where it starts.
+    #[serde(default)]
+    pub software: Vec<Software>,
+    /// Services in the order of their start. Beside the database a person starts them, and is told to.
     #[serde(default)]
     pub services: Vec<String>,
+    /// Where it is written how a person starts it: a path, or `registry:path`.
+    #[serde(default)]
+    pub runbook: String,
     /// A query that must hold before it serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<Probe>,
-    /// Queries whose answers are sealed with each version; refused for now.
+    /// Queries whose answers are sealed with each version.
     #[serde(default)]
     pub invariant: Vec<Invariant>,
 }
@@ -286,8 +295,25 @@ pub struct Probe {
 pub struct Invariant {
     /// What it says.
     pub name: String,
-    /// The query.
+    /// The query: one row, whose first column counts.
     pub sql: String,
+    /// The answer as text, if another would be wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expect: Option<String>,
+    /// How long it may take.
+    #[serde(default = "Probe::usual_within")]
+    pub within: Span,
+}
+
+/// Something that must be installed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Software {
+    /// What it is called.
+    pub name: String,
+    /// Which release; any without it.
+    #[serde(default)]
+    pub version: String,
 }
 
 impl Registry {
@@ -307,23 +333,7 @@ impl Registry {
 
     /// What is asked for and would not be done: a rule that is accepted and ignored is worse than one that is refused.
     fn unsupported(&self) -> Option<&'static str> {
-        let start = self.start.as_ref();
-        let asked = [
-            ("durability \"sync\"", self.durability == Durability::Sync),
-            (
-                "embassies (the mandate says where it is kept)",
-                self.embassies.is_some(),
-            ),
-            ("depends_on", !self.depends_on.is_empty()),
-            (
-                "start.services",
-                start.is_some_and(|start| !start.services.is_empty()),
-            ),
-            (
-                "start.invariant",
-                start.is_some_and(|start| !start.invariant.is_empty()),
-            ),
-        ];
+        let asked = [("durability \"sync\"", self.durability == Durability::Sync)];
         asked
             .into_iter()
             .find_map(|(what, asked)| asked.then_some(what))
@@ -351,22 +361,6 @@ impl Registry {
             }
             _ => Ok(()),
         }
-    }
-
-    /// The catalogue fields that nobody has filled in yet.
-    pub fn empty_fields(&self) -> Vec<&'static str> {
-        let fields = [
-            ("title", self.title.is_empty()),
-            ("owner", self.owner.is_empty()),
-            ("legal_basis", self.legal_basis.is_empty()),
-            ("secrecy_until", self.secrecy_until.is_none()),
-            ("start", self.start.is_none()),
-        ];
-        fields
-            .into_iter()
-            .filter(|(_, empty)| *empty)
-            .map(|(name, _)| name)
-            .collect()
     }
 }
 
@@ -458,6 +452,9 @@ impl Agent {
             if let Some(what) = registry.unsupported() {
                 return wrong(format!("{what} is not supported by this version"));
             }
+            if let Err(what) = registry.check_description() {
+                return wrong(what);
+            }
             if registry.epoch.0 > LONGEST_EPOCH || registry.epoch.0 < Duration::from_secs(1) {
                 return wrong(format!(
                     "epoch is {}; it lasts from 1s to 1h",
@@ -479,7 +476,7 @@ impl Agent {
                 let found = match source {
                     Source::Command(command) => command.check(),
                     Source::Image(image) => image.check(),
-                    Source::Postgres(_) | Source::Tree(_) => Ok(()),
+                    Source::Postgres(_) | Source::Tree(_) | Source::Sqlite(_) => Ok(()),
                 };
                 if let Err(what) = found {
                     return wrong(what.to_owned());
@@ -489,6 +486,6 @@ impl Agent {
                 return wrong("it has no [[registry.source]]".into());
             }
         }
-        Ok(())
+        super::catalogue::check_circle(&self.registry)
     }
 }

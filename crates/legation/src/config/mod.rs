@@ -1,6 +1,7 @@
 //! Configuration files: TOML in which an unknown key is an error that names the key that was probably meant.
 
 pub mod agent;
+pub mod catalogue;
 pub mod embassy;
 pub mod locators;
 pub mod person;

@@ -1,12 +1,14 @@
 use std::path::Path;
 use std::time::Duration;
 
-use legation_core::statement::{RegistryRow, Tier};
+use legation_core::catalogue::Catalogue;
+use legation_core::statement::{Mandate, RegistryRow, Statement, Tier};
 
 use super::agent::Agent;
 use super::suggest::{distance, from_serde, nearest};
 use super::units::{Rate, Share, Size, Span};
 use super::{check_private, parse};
+use crate::exit::Failure;
 
 #[test]
 fn sizes_durations_and_rates() {
@@ -119,27 +121,155 @@ fn what_would_be_ignored_is_refused() {
                      rto = \"1h\"\nrpo = \"5s\"\nretention = \"permanent\"";
     let start = "[registry.start]\nprobe = { sql = \"select true\", within = \"5s\" }";
     load(described, start).unwrap();
-    for (registry, start, named) in [
-        ("durability = \"sync\"", "", "durability"),
-        ("embassies = { jurisdictions = 2 }", "", "embassies"),
-        ("depends_on = [\"population\"]", "", "depends_on"),
+    let failure = load("durability = \"sync\"", "").unwrap_err();
+    assert_eq!(failure.code as u8, 2);
+    assert!(
+        failure
+            .message
+            .contains("durability \"sync\" is not supported")
+    );
+}
+
+/// The mandate of the specification: `r-3f9a11` at the physical embassy `a` in luxembourg.
+fn mandate() -> Mandate {
+    let spec = include_str!("../../../../spec/statements.md");
+    let from = spec.find("legation/mandate/v1\nstate: this").unwrap();
+    let text = spec[from..].split_inclusive("```").next().unwrap();
+    match Statement::parse(text.trim_end_matches("```")).unwrap() {
+        Statement::Mandate(mandate) => *mandate,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The file with more said of its registry, and other registries after it.
+fn described(more: &str, after: &str) -> Result<Agent, Failure> {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("agent.toml");
+    let text = AGENT
+        .replace("r-000001", "r-3f9a11")
+        .replace("tier = \"T0\"", &format!("tier = \"T0\"\n{more}"));
+    std::fs::write(&file, format!("{text}\n{after}")).unwrap();
+    Agent::load(&file)
+}
+
+const TREE: &str = "[[registry]]\nid = \"r-3f9a13\"\nname = \"gazette\"\ntier = \"T3\"\n\
+                    [[registry.source]]\nkind = \"tree\"\npath = \"/srv\"\n";
+
+#[test]
+fn the_catalogue_is_sealed_as_it_was_written() {
+    let more = "title = \"Land\"\nowner = \"Ministry\"\nlegal_basis = \"Act\"\nsecrecy_until = 2101-01-01\n\
+                wave = 2\ndepends_on = [\"gazette\", \"r-3f9a12\"]\n\
+                embassies = { class = [\"physical\"], jurisdictions = 1 }";
+    let start = "[registry.start]\nservices = [\"postgres\", \"portal\"]\nrunbook = \"gazette:land.md\"\n\
+                 software = [{ name = \"postgresql\", version = \"15\" }, { name = \"nginx\" }]\n\
+                 invariant = [{ name = \"balance\", sql = \"select true\", expect = \"true\" }]\n";
+    let agent = described(more, &format!("{start}{TREE}")).unwrap();
+    let (mandate, registry) = (mandate(), &agent.registry[0]);
+    let row = mandate.registry[0].clone();
+    registry.agrees(&row).unwrap();
+    registry.placed(&row, &mandate).unwrap();
+    let entry = registry.catalogue(&row, &mandate, &agent.registry).unwrap();
+    let needs: Vec<_> = entry
+        .depends_on
+        .iter()
+        .map(|one| format!("{} {}", one.id, one.name))
+        .collect();
+    assert_eq!(needs, ["r-3f9a13 gazette", "r-3f9a12 r-3f9a12"]);
+    assert_eq!(
+        (entry.retention.as_str(), entry.rpo_ms, entry.rto_ms),
+        ("permanent", 10_000, 3_600_000)
+    );
+    assert_eq!(
+        (entry.secrecy_until.as_str(), entry.wave),
+        ("2101-01-01", 2)
+    );
+    assert_eq!(Catalogue::from_meta(&entry.to_meta()), Ok(Some(entry)));
+    assert_eq!(registry.questions()[0].expect.as_deref(), Some("true"));
+    assert_eq!(registry.empty_fields(), ["start.probe"]);
+    assert_eq!(
+        agent.registry[1].empty_fields(),
+        [
+            "title",
+            "owner",
+            "legal_basis",
+            "secrecy_until",
+            "wave",
+            "embassies",
+            "start.software",
+            "start.runbook"
+        ]
+    );
+}
+
+#[test]
+fn what_the_mandate_does_not_give_is_refused_and_named() {
+    let mandate = mandate();
+    let row = mandate.registry[0].clone();
+    for (more, named) in [
         (
-            "",
-            "[registry.start]\nservices = [\"postgres\"]",
-            "start.services",
+            "embassies = { class = [\"virtual\"] }",
+            "allows virtual, and the mandate keeps it at embassy a in luxembourg, which is physical",
         ),
         (
-            "",
-            "[[registry.start.invariant]]\nname = \"n\"\nsql = \"select 1\"",
-            "start.invariant",
+            "embassies = { jurisdictions = 2 }",
+            "asks for 2, and the mandate keeps it in 1 (luxembourg)",
         ),
     ] {
-        let failure = load(registry, start).unwrap_err();
-        assert_eq!(failure.code as u8, 2);
-        assert!(
-            failure.message.contains(named) && failure.message.contains("not supported"),
-            "{failure}"
-        );
+        let agent = described(more, "").unwrap();
+        let failure = agent.registry[0].placed(&row, &mandate).unwrap_err();
+        assert_eq!(failure.code as u8, 8);
+        assert!(failure.message.contains(named), "{failure}");
+    }
+    let agent = described("depends_on = [\"r-00beef\"]", "").unwrap();
+    let failure = agent.registry[0]
+        .catalogue(&row, &mandate, &agent.registry)
+        .unwrap_err();
+    assert!(
+        failure.message.contains("no registry of this state"),
+        "{failure}"
+    );
+}
+
+#[test]
+fn a_description_that_cannot_hold_is_refused() {
+    let needs_land = TREE.replace("tier", "depends_on = [\"land\"]\ntier");
+    for (more, after, named) in [
+        (
+            "depends_on = [\"gazette\"]",
+            needs_land.as_str(),
+            "land needs gazette needs land",
+        ),
+        ("depends_on = [\"land\"]", "", "land needs land"),
+        ("owner = \"a\\nb\"", "", "owner has a control character"),
+        (
+            "",
+            "[registry.start]\ninvariant = [{ name = \"n\", sql = \"select 1\" }, { name = \"n\", sql = \"select 2\" }]",
+            "occurs twice",
+        ),
+        (
+            "",
+            "[registry.start]\ninvariant = [{ name = \"n\", sql = \"select 1\", within = \"11m\" }]",
+            "at most 10m",
+        ),
+        (
+            "",
+            &format!(
+                "{TREE}[registry.start]\ninvariant = [{{ name = \"n\", sql = \"select 1\" }}]"
+            ),
+            "asked of a database",
+        ),
+        (
+            "",
+            &format!(
+                "[registry.start]\ninvariant = [{{ name = \"n\", sql = \"select '{}'\" }}]",
+                "x".repeat(2048)
+            ),
+            "at most 2048",
+        ),
+    ] {
+        let failure = described(more, after).unwrap_err();
+        assert_eq!(failure.code as u8, 2, "{failure}");
+        assert!(failure.message.contains(named), "{failure}");
     }
 }
 

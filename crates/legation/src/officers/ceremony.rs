@@ -320,6 +320,7 @@ fn registries(
             id,
             name: entry.name.clone(),
             title: entry.title.clone(),
+            wave: None,
         });
     }
     Ok((rows, names))

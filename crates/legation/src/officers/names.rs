@@ -29,6 +29,9 @@ pub struct NameEntry {
     pub name: String,
     /// What people call it.
     pub title: String,
+    /// The wave that it is enrolled in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wave: Option<u32>,
 }
 
 impl Default for Names {
@@ -105,6 +108,12 @@ impl Names {
             .iter()
             .find(|entry| entry.id == id)
             .map_or_else(|| id.to_string(), |entry| entry.name.clone())
+    }
+
+    /// The wave of a registry; 0 when nobody told us.
+    pub fn wave(&self, id: RegistryId) -> u32 {
+        let entry = self.registry.iter().find(|entry| entry.id == id);
+        entry.and_then(|entry| entry.wave).unwrap_or_default()
     }
 
     /// The title of a registry, or its id.

@@ -384,6 +384,7 @@ fn nothing_is_signed_that_is_not_what_it_seems() {
         id: annex.registry[0].id,
         name: "land".into(),
         title: "Another Register".into(),
+        wave: None,
     });
     let (result, shown) = approve(told, &names);
     let failure = result.unwrap_err();

@@ -3,7 +3,7 @@
 //! Nothing starts by itself: the order is in the log before the session's key exists, and keys come only from the
 //! officers. When it ends, for whatever reason, servers are stopped, the volume is wiped, and the log says so.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,11 +15,13 @@ use legation_core::statement::{Act, Mode, Order, SealCause, StepKind, Tier, Time
 
 use super::journal::End;
 use super::keep::Keep;
-use super::ready::{self, HEADROOM, Planned};
+use super::ready::{self, Planned};
 use super::seat::Seat;
-use super::serve::{Live, Setting, serve};
+use super::serve::{Live, Setting};
 use super::start::Job;
+use super::turns::{start_all, turns};
 use super::volume::{Owner, Volume};
+use super::wanted;
 use crate::config::embassy::Embassy;
 use crate::ctx::Ctx;
 use crate::exit::{Code, Failure};
@@ -42,6 +44,8 @@ pub struct Told<'a> {
     pub port: u16,
     /// Print the plan and do nothing.
     pub dry_run: bool,
+    /// What a desk wrote of what the registries need.
+    pub needs: Option<&'a Path>,
 }
 
 /// Runs an activation from the order to its sealing.
@@ -154,8 +158,8 @@ impl Session<'_> {
                 .iter()
                 .for_each(|why| ctx.out.note(format!("{}: {why}", job.name)));
         }
-        fits(volume, keep, &jobs)?;
-        let failed = start_all(self.seat, keep, jobs, setting, began, ctx);
+        let turns = turns(volume, keep, jobs, ctx)?;
+        let failed = start_all(self.seat, keep, turns, setting, began, ctx);
         ctx.out.fact(
             "activated",
             &serde_json::json!({
@@ -360,73 +364,6 @@ fn called(opened: &Opened, id: RegistryId) -> String {
     }
 }
 
-/// Refuses a restore that would not fit, before the first byte of plaintext is written.
-fn fits(volume: &Volume, keep: &Keep, jobs: &[(Job, Option<Time>)]) -> Result<(), Failure> {
-    let mut need = 0;
-    for (job, _) in jobs {
-        let reader = job
-            .open(keep)
-            .map_err(|failure| failure.during(&job.name))?;
-        need += reader
-            .root()
-            .sources
-            .iter()
-            .map(|source| source.bytes)
-            .sum::<u64>();
-        need += job.wal_bytes() + HEADROOM;
-    }
-    volume.room().fits(need)
-}
-
-/// Starts every registry, a few at a time, and returns the names of those that did not start.
-fn start_all(
-    seat: &Seat,
-    keep: &Keep,
-    jobs: Vec<(Job, Option<Time>)>,
-    setting: &Setting,
-    began: Instant,
-    ctx: &Ctx,
-) -> Vec<String> {
-    let workers = std::thread::available_parallelism()
-        .map_or(2, std::num::NonZero::get)
-        .clamp(2, 4);
-    let mut databases = 0;
-    let waiting: VecDeque<_> = jobs
-        .into_iter()
-        .map(|(job, fenced)| {
-            let at = databases;
-            let is_database = job.version.commit.wal.is_some();
-            databases += usize::from(is_database);
-            (job, fenced, is_database.then_some(at))
-        })
-        .collect();
-    let waiting = Mutex::new(waiting);
-    let failed = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                loop {
-                    let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-                    let Some((job, fenced, at)) = next else { return };
-                    let started = at
-                        .map(|at| ready::port(setting.port, at))
-                        .transpose()
-                        .and_then(|port| serve(seat, keep, &job, port, fenced, setting, began, ctx));
-                    if let Err(failure) = started {
-                        ctx.out.record(
-                            "failed",
-                            &serde_json::json!({ "registry": job.name, "id": job.registry, "message": failure.message }),
-                        );
-                        ctx.out.note(format!("{}: {}", job.name, failure.message));
-                        failed.lock().unwrap_or_else(PoisonError::into_inner).push(job.name.clone());
-                    }
-                }
-            });
-        }
-    });
-    failed.into_inner().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn outcome(failed: &[String], ctx: &Ctx) -> Result<(), Failure> {
     if failed.is_empty() {
         return Ok(());
@@ -525,10 +462,13 @@ fn dry_run(
 ) -> Result<(), Failure> {
     let label = seat.label.clone();
     let accepted = seat.look()?.state.order(&order.order).is_some();
-    let missing = match &told.config.activation {
+    let mut missing = match &told.config.activation {
         Some(activation) => ready::missing(planned, activation, told.port),
         None => vec![no_activation()],
     };
+    if let Some(path) = told.needs {
+        missing.extend(wanted::missing(path, order, &ready::which(planned))?);
+    }
     ready::dry_run(order, &label, accepted, planned, &missing, ctx)
 }
 

@@ -8,11 +8,14 @@ pub mod journal;
 pub mod keep;
 pub mod ready;
 pub mod scope;
+pub mod sealed;
 pub mod seat;
 pub mod serve;
 pub mod sqlite;
 pub mod start;
+pub mod turns;
 pub mod volume;
+pub mod wanted;
 
 use std::path::Path;
 

@@ -1,6 +1,7 @@
 //! Whether an order could start here: everything that can be known without a key is found out before anybody is asked
 //! for a share, because an order that failed with its keys released is spent.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use legation_core::id::RegistryId;
@@ -53,6 +54,12 @@ impl Planned {
 /// How many of them need a port and a user.
 pub fn databases(planned: &[Planned]) -> usize {
     planned.iter().filter(|one| one.is_database()).count()
+}
+
+/// Which of them are databases.
+pub fn which(planned: &[Planned]) -> BTreeSet<RegistryId> {
+    let databases = planned.iter().filter(|one| one.is_database());
+    databases.map(|one| one.registry).collect()
 }
 
 /// What would be started, from the log alone.

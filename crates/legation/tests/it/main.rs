@@ -10,6 +10,7 @@ mod golden;
 mod hostile;
 mod house;
 mod kills;
+mod living;
 mod refusals;
 mod release;
 mod secrecy;
