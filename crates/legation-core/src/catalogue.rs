@@ -1,5 +1,5 @@
 //! The catalogue entry of a registry as it travels: sealed among the facts of each version, so that whoever opens one
-//! abroad knows what the registry is, whose it is, what it needs, and what must run before it (spec/format.md §7.5).
+//! abroad knows what the registry is, whose it is, what it needs, and what must run before it (spec/format.md §7.7).
 //!
 //! What is read here was written at home and may be forged there: it tells and orders, and it allows nothing.
 

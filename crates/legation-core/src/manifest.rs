@@ -7,6 +7,10 @@ use crate::error::FormatError;
 use crate::id::{Digest, EpochNo, RegistryId, VersionNo};
 use crate::pack::{FrameRef, MAX_FRAME, registry};
 
+pub use incomplete::{Incomplete, RESERVED};
+
+mod incomplete;
+
 /// The longest path or link target in bytes: PATH_MAX of Linux.
 pub const MAX_PATH: usize = 4096;
 /// The most extents that stay in an entry; more go to nodes of their own.
@@ -14,8 +18,8 @@ pub const MAX_INLINE_EXTENTS: usize = 256;
 /// The size that nodes are filled to.
 pub const NODE_TARGET: usize = 64 * 1024;
 
-/// The most runs of packs that a file's extents lie in.
-pub const MAX_SPANS: usize = 16;
+/// The most runs of packs that a file's extents lie in: what a byte counts.
+pub const MAX_SPANS: usize = 255;
 /// The most bytes of names and values of extended attributes: with path, target and extents an entry stays well
 /// below the largest frame.
 pub const MAX_XATTRS: usize = 128 * 1024;

@@ -1,5 +1,5 @@
 //! What a version measured, what it answered, and how that compares with the registry's own history
-//! (spec/format.md §7.6).
+//! (spec/format.md §7.8).
 //!
 //! Each version carries its own record and those of the versions before it, so that whoever opens the newest one knows
 //! what every earlier one answered. Comparisons are robust: median and median absolute deviation, so that neither one

@@ -2,7 +2,7 @@
 //! no registries; both know these traits.
 
 use crate::id::{Digest, Lsn, Timeline};
-use crate::manifest::Entry;
+use crate::manifest::{Entry, Incomplete};
 use std::time::Duration;
 
 /// What went wrong on the other side of a seam; says whose error it is and keeps the cause.
@@ -138,6 +138,32 @@ pub trait Sink {
     /// `Refused` if none is open.
     fn end(&mut self) -> SourceResult<()>;
 
+    /// As [`Sink::begin`], for a file whose bytes move between versions, such as a dump: a sink that keeps no stretch
+    /// twice then cuts it by its content instead of by offsets.
+    ///
+    /// # Errors
+    /// As [`Sink::begin`].
+    fn begin_shifting(&mut self, entry: Entry) -> SourceResult<()> {
+        self.begin(entry)
+    }
+
+    /// Says of the open entry that it is not what the source held at one moment.
+    ///
+    /// # Errors
+    /// `Refused` if none is open, or the sink takes none that is not whole.
+    fn mark(&mut self, mark: &Incomplete) -> SourceResult<()> {
+        Err(SourceError::Refused(format!("it is {mark}")))
+    }
+
+    /// Forgets the open entry, as if it had not been begun.
+    ///
+    /// # Errors
+    /// `Refused` if none is open, or the sink cannot forget.
+    fn discard(&mut self) -> SourceResult<()> {
+        Err(SourceError::Refused(
+            "an entry cannot be forgotten here".into(),
+        ))
+    }
     /// Says of the open file, before its data, that its bytes stay where they are between versions, as the pages of a
     /// database do: the sink keeps what tells it which blocks of [`BLOCK`] bytes changed, seals those, and refers to the
     /// others. Data then begin and end at multiples of [`BLOCK`], or at the file's end. Returns the length of the parent

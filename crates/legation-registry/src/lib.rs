@@ -4,8 +4,11 @@
 //! side and to the traits of `legation_core::source` on the other. It must not know where bytes are kept, how they
 //! are sealed, or who may open them. Everything here blocks: callers give it a thread.
 
+pub mod command;
 pub mod error;
+pub mod image;
 pub mod postgres;
+pub mod program;
 pub mod sqlite;
 pub mod tree;
 

@@ -1,33 +1,35 @@
 //! Turns what a source says into sealed packs: cuts frames, fills packs, builds the manifest's tree, ends with the
-//! root. It holds at most one open pack, one window of a file and the entries of the version; it knows no source and
-//! no store.
+//! root. It holds at most one open pack, one window of a file, and the entries and stretches of the version; it knows no
+//! source and no store. A stretch of a file that this version or its parent holds already, wherever, is not sealed again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use legation_core::id::{EpochNo, RegistryId, StateId, VersionNo};
+use legation_core::id::{Digest, EpochNo, RegistryId, StateId, VersionNo};
 use legation_core::keys::{Entropy, EpochRoot};
 use legation_core::list::{ListRow, PackList};
 use legation_core::manifest::{
-    Entry, EntryKind, Extent, Extents, MAX_INLINE_EXTENTS, MAX_META, MAX_NAME, MAX_SOURCES,
-    MAX_SPANS, Node, PackSpan, Root, SourceRoot,
+    Entry, EntryKind, Extents, Incomplete, MAX_INLINE_EXTENTS, MAX_META, MAX_NAME, MAX_SOURCES,
+    MAX_SPANS, Node, Root, SourceRoot,
 };
 use legation_core::pack::{FrameRef, PackBuilder, SealedPack};
 use legation_core::source::{Sink, SourceError, SourceResult};
 use zeroize::Zeroizing;
 
+use cutter::Cutter;
+use file::OpenFile;
 use index::Index;
+use stretch::{Stretch, Stretches};
 
 pub mod blocks;
+mod cutter;
+mod file;
 pub mod index;
 pub mod map;
-mod tree;
+mod nodes;
+pub mod stretch;
 
 /// What a frame of a file holds: large enough to compress well, small enough to fetch for one page.
 pub const WINDOW: u64 = 128 * 1024;
-/// How many extents go into one node: 40 bytes each, below [`NODE_TARGET`].
-const EXTENTS_PER_NODE: usize = 1600;
-/// How many children an inner node of extents has: 32 bytes each, below [`NODE_TARGET`].
-const CHILDREN_PER_NODE: usize = 2000;
 
 /// Where finished packs go. Packs come in order of their numbers, each once.
 pub trait PackSink {
@@ -119,12 +121,16 @@ pub struct VersionWriter<'a> {
     sealed: u64,
     sources: Vec<Source>,
     file: Option<OpenFile>,
+    /// Whether content is looked for, and remembered for the next version.
+    reuses: bool,
+    /// What was sealed for this version, by its content.
+    fresh: HashMap<Digest, Stretch>,
     /// Small files and tails, waiting to share a frame.
     shared: Zeroizing<Vec<u8>>,
     waiting: Vec<Waiting>,
-    content: Content,
     /// What is kept of files that change in place.
     maps: Option<blocks::Maps>,
+    content: Content,
 }
 
 /// What was written of files, without the tree that lists them.
@@ -150,32 +156,7 @@ struct Waiting {
     offset: u64,
     len: u32,
     within: u32,
-}
-
-/// The file between `begin` and `end`.
-struct OpenFile {
-    entry: Entry,
-    /// The end of its data so far.
-    end: u64,
-    /// The window of the file that is being filled: its runs of data, one after the other.
-    window: Zeroizing<Vec<u8>>,
-    runs: Vec<Run>,
-    /// Extents of frames that are placed, since the last extent node.
-    extents: Vec<Extent>,
-    /// Full extent nodes: first offset and place.
-    nodes: Vec<(u64, FrameRef)>,
-    /// How many extents lie in `nodes`.
-    in_nodes: u64,
-    /// The packs that hold this file's frames and nodes, by epoch.
-    spans: Vec<PackSpan>,
-    /// What is held of a file that changes in place.
-    in_place: Option<Box<blocks::InPlace>>,
-}
-
-struct Run {
-    offset: u64,
-    len: u32,
-    within: u32,
+    digest: Option<Digest>,
 }
 
 impl Content {
@@ -208,10 +189,12 @@ impl<'a> VersionWriter<'a> {
             sealed: 0,
             sources: Vec::new(),
             file: None,
+            reuses: true,
+            fresh: HashMap::new(),
             shared: Zeroizing::new(Vec::new()),
             waiting: Vec::new(),
-            content: Content::default(),
             maps: None,
+            content: Content::default(),
         }
     }
 
@@ -222,6 +205,14 @@ impl<'a> VersionWriter<'a> {
     pub fn content(&mut self) -> SourceResult<Content> {
         self.flush_shared()?;
         Ok(self.content)
+    }
+
+    /// Neither looks for content that is there already nor remembers any: for a source whose versions are whole each by
+    /// itself, which would pay for it with memory and gain nothing.
+    #[must_use]
+    pub fn without_reuse(mut self) -> Self {
+        self.reuses = false;
+        self
     }
 
     /// Starts the next source of the version.
@@ -301,6 +292,7 @@ impl<'a> VersionWriter<'a> {
             self.place.registry,
             self.rows.into_values().collect(),
         )?;
+        index.stretches = Stretches::of_version(&self.parent.stretches, self.fresh, &index.list);
         Ok(Finished {
             root,
             list: index.list.clone(),
@@ -402,7 +394,13 @@ impl<'a> VersionWriter<'a> {
         let plain = std::mem::take(&mut self.shared);
         let frame = self.frame(&plain)?;
         self.content.add(&frame);
-        for w in self.waiting.drain(..) {
+        for w in std::mem::take(&mut self.waiting) {
+            let stretch = Stretch {
+                frame,
+                within: w.within,
+                len: w.len,
+            };
+            self.remember(w.digest, stretch);
             let entry = self
                 .sources
                 .get_mut(w.source)
@@ -412,12 +410,9 @@ impl<'a> VersionWriter<'a> {
                 ..
             }) = entry
             {
-                extents.push(Extent {
-                    offset: w.offset,
-                    len: w.len,
-                    frame,
-                    within: w.within,
-                });
+                // Between those that were found elsewhere.
+                let at = extents.partition_point(|extent| extent.offset < w.offset);
+                extents.insert(at, stretch.at(w.offset));
             }
         }
         Ok(())
@@ -447,10 +442,8 @@ impl<'a> VersionWriter<'a> {
         }
         Ok(())
     }
-}
 
-impl Sink for VersionWriter<'_> {
-    fn begin(&mut self, entry: Entry) -> SourceResult<()> {
+    fn open(&mut self, entry: Entry, cutter: Option<Cutter>) -> SourceResult<()> {
         if self.file.is_some() || self.sources.is_empty() {
             return Err(refused("an entry is still open, or no source was begun"));
         }
@@ -458,18 +451,32 @@ impl Sink for VersionWriter<'_> {
             return Err(refused("a new entry comes with extents"));
         }
         entry.validate()?;
-        self.file = Some(OpenFile {
-            entry,
-            end: 0,
-            window: Zeroizing::new(Vec::new()),
-            runs: Vec::new(),
-            extents: Vec::new(),
-            nodes: Vec::new(),
-            in_nodes: 0,
-            spans: Vec::new(),
-            in_place: None,
-        });
+        self.file = Some(OpenFile::new(entry, cutter));
         Ok(())
+    }
+}
+
+impl Sink for VersionWriter<'_> {
+    fn begin(&mut self, entry: Entry) -> SourceResult<()> {
+        self.open(entry, None)
+    }
+
+    fn begin_shifting(&mut self, entry: Entry) -> SourceResult<()> {
+        self.open(entry, Some(Cutter::default()))
+    }
+
+    fn mark(&mut self, mark: &Incomplete) -> SourceResult<()> {
+        let file = self.file.as_mut();
+        let file = file.ok_or_else(|| refused("no entry is open"))?;
+        file.entry.mark(mark);
+        Ok(())
+    }
+
+    fn discard(&mut self) -> SourceResult<()> {
+        // What of it was sealed stays in packs of this version: given again, it is found there.
+        self.pinned = false;
+        let file = self.file.take();
+        file.map(drop).ok_or_else(|| refused("no entry is open"))
     }
 
     fn data(&mut self, offset: u64, bytes: &[u8]) -> SourceResult<()> {
@@ -566,151 +573,6 @@ impl Sink for VersionWriter<'_> {
             )));
         }
         Ok(())
-    }
-}
-
-impl VersionWriter<'_> {
-    fn take_data(&mut self, file: &mut OpenFile, offset: u64, bytes: &[u8]) -> SourceResult<()> {
-        let end = offset
-            .checked_add(bytes.len() as u64)
-            .filter(|end| *end <= i64::MAX as u64);
-        let Some(end) = end.filter(|_| file.entry.kind == EntryKind::File && offset >= file.end)
-        else {
-            return Err(refused(
-                "data for something that is no file, or not in order",
-            ));
-        };
-        let (mut offset, mut bytes) = (offset, bytes);
-        while !bytes.is_empty() {
-            let boundary = (offset / WINDOW + 1) * WINDOW;
-            let take = bytes.len().min((boundary - offset) as usize);
-            let (now, later) = bytes.split_at(take);
-            if file
-                .runs
-                .first()
-                .is_some_and(|run| run.offset / WINDOW != offset / WINDOW)
-            {
-                self.flush_window(file)?;
-            }
-            file.put(offset, now);
-            (offset, bytes) = (offset + take as u64, later);
-        }
-        file.end = end;
-        Ok(())
-    }
-
-    /// Writes the open window as a frame of its own.
-    fn flush_window(&mut self, file: &mut OpenFile) -> SourceResult<()> {
-        if file.runs.is_empty() {
-            return Ok(());
-        }
-        let frame = self.frame(&file.window)?;
-        self.content.add(&frame);
-        file.touch(&frame);
-        for run in file.runs.drain(..) {
-            file.extents.push(Extent {
-                offset: run.offset,
-                len: run.len,
-                frame,
-                within: run.within,
-            });
-        }
-        file.window.clear();
-        while file.extents.len() >= EXTENTS_PER_NODE {
-            self.extent_node(file, EXTENTS_PER_NODE)?;
-        }
-        Ok(())
-    }
-
-    /// Writes the first `count` extents as a node.
-    fn extent_node(&mut self, file: &mut OpenFile, count: usize) -> SourceResult<()> {
-        let rest = file.extents.split_off(count.min(file.extents.len()));
-        let extents = std::mem::replace(&mut file.extents, rest);
-        let Some(first) = extents.first().map(|e| e.offset) else {
-            return Ok(());
-        };
-        file.in_nodes += extents.len() as u64;
-        let at = self.frame(&Node::Extents(extents).encode()?)?;
-        file.touch(&at);
-        file.nodes.push((first, at));
-        Ok(())
-    }
-
-    /// Ends a file of many extents: the rest into a node, then inner nodes up to one root.
-    fn extent_tree(&mut self, file: &mut OpenFile) -> SourceResult<Extents> {
-        self.extent_node(file, EXTENTS_PER_NODE)?;
-        let mut level = std::mem::take(&mut file.nodes);
-        while level.len() > 1 {
-            let mut above = Vec::new();
-            for group in level.chunks(CHILDREN_PER_NODE) {
-                let at = self.frame(&Node::ExtentInner(group.to_vec()).encode()?)?;
-                file.touch(&at);
-                above.push((group[0].0, at));
-            }
-            level = above;
-        }
-        match level.pop() {
-            Some((_, root)) => Ok(Extents::Tree {
-                root,
-                count: file.in_nodes,
-                spans: std::mem::take(&mut file.spans),
-            }),
-            _ => Err(refused("a file of many extents has none")),
-        }
-    }
-
-    /// Ends a file whose last window is not full: the window shares a frame with others.
-    fn end_shared(&mut self, mut file: OpenFile) -> SourceResult<()> {
-        if self.shared.len() + file.window.len() > WINDOW as usize {
-            self.flush_shared()?;
-        }
-        let base = self.shared.len() as u32;
-        self.shared.extend_from_slice(&file.window);
-        let source = self.sources.len().saturating_sub(1);
-        let entry = self.sources.last().map_or(0, |s| s.entries.len());
-        for run in file.runs.drain(..) {
-            let (offset, len, within) = (run.offset, run.len, base + run.within);
-            self.waiting.push(Waiting {
-                source,
-                entry,
-                offset,
-                len,
-                within,
-            });
-        }
-        file.entry.extents = Extents::Inline(file.extents);
-        self.keep(file.entry)
-    }
-}
-
-impl OpenFile {
-    /// Appends data to the open window, joining the run before if it continues it.
-    fn put(&mut self, offset: u64, bytes: &[u8]) {
-        let (within, len) = (self.window.len() as u32, bytes.len() as u32);
-        self.window.extend_from_slice(bytes);
-        match self.runs.last_mut() {
-            Some(run) if run.offset + u64::from(run.len) == offset => run.len += len,
-            _ => self.runs.push(Run {
-                offset,
-                len,
-                within,
-            }),
-        }
-    }
-
-    /// Notes that the file lies in this frame's pack.
-    fn touch(&mut self, at: &FrameRef) {
-        match self.spans.last_mut() {
-            Some(span) if span.epoch == at.epoch => {
-                span.first = span.first.min(at.seq);
-                span.last = span.last.max(at.seq);
-            }
-            _ => self.spans.push(PackSpan {
-                epoch: at.epoch,
-                first: at.seq,
-                last: at.seq,
-            }),
-        }
     }
 }
 

@@ -105,6 +105,8 @@ words! {
         InvariantBroken = "invariant-broken",
         /// A page of the source failed its own checksum; the versions taken since hold it as it is.
         DamagedPage = "damaged-page",
+        /// Of a version: some of its files could not be read, or not as they were at one moment; it says which.
+        SourceIncomplete = "source-incomplete",
     }
 }
 words! {
@@ -157,7 +159,10 @@ impl Cause {
     pub fn is_of_version(self) -> bool {
         matches!(
             self,
-            Cause::MassEncryption | Cause::MassDeletion | Cause::InvariantBroken
+            Cause::MassEncryption
+                | Cause::MassDeletion
+                | Cause::InvariantBroken
+                | Cause::SourceIncomplete
         )
     }
 }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use legation_core::id::Digest;
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
@@ -13,7 +14,7 @@ use crate::{Error, Result};
 const READ: usize = 1 << 20;
 
 /// Calls `part` for the data of a file, hole by hole; returns how many bytes there were.
-pub(super) fn for_each_part(
+pub(crate) fn for_each_part(
     file: &File,
     stat: &rustix::fs::Stat,
     part: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
@@ -49,7 +50,7 @@ pub(super) fn for_each_part(
 }
 
 /// The next stretch of data from `at` on; empty at `size` when only a hole is left.
-fn next_data(file: &File, at: u64, size: u64) -> rustix::io::Result<(u64, u64)> {
+pub(crate) fn next_data(file: &File, at: u64, size: u64) -> rustix::io::Result<(u64, u64)> {
     let from = match seek(file, SeekFrom::Data(at)) {
         Ok(from) => from.min(size),
         Err(Errno::NXIO) => return Ok((size, size)),
@@ -62,5 +63,28 @@ fn next_data(file: &File, at: u64, size: u64) -> rustix::io::Result<(u64, u64)> 
         // Cut shorter since: nothing is left to read.
         Err(Errno::NXIO) => Ok((size, size)),
         Err(e) => Err(e),
+    }
+}
+
+/// The bytes of a file and where they lay.
+#[derive(Default)]
+pub(crate) struct Reading {
+    hasher: blake3::Hasher,
+    end: u64,
+}
+
+impl Reading {
+    pub(crate) fn add(&mut self, offset: u64, bytes: &[u8]) {
+        if offset != self.end {
+            self.hasher.update(b"hole").update(&offset.to_le_bytes());
+        }
+        self.hasher.update(bytes);
+        self.end = offset + bytes.len() as u64;
+    }
+
+    /// Of all that was added.
+    pub(crate) fn digest(mut self) -> Digest {
+        self.hasher.update(&self.end.to_le_bytes());
+        Digest(*self.hasher.finalize().as_bytes())
     }
 }

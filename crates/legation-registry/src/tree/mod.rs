@@ -4,11 +4,14 @@
 //! of it. Nothing here knows where bytes are kept.
 
 pub mod capture;
-mod holes;
+mod file;
+pub(crate) mod holes;
+mod mounts;
+mod names;
 pub mod parent;
 pub mod restore;
 pub(crate) mod xattrs;
 
-pub use capture::{Incomplete, TreeReport, capture};
-pub use parent::{Known, NoParent, Parent, Stat};
+pub use capture::{INCOMPLETE_KEY, Options, TreeReport, capture};
+pub use parent::{Parent, Stat};
 pub use restore::{RestoreReport, TreeRestorer};

@@ -1,9 +1,11 @@
-//! What the parent version knows of its files, so that those that did not change are not read again.
+//! What the parent version knows of its files, so that those that did not change are not read again, and what cannot be
+//! read is kept as it was.
 
-use std::collections::BTreeMap;
+use std::cell::OnceCell;
+use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use legation_core::manifest::Entry;
+use legation_core::manifest::{Entry, EntryKind, Incomplete};
 use serde::{Deserialize, Serialize};
 
 /// A file touched this shortly before the walk may be touched again within the same clock tick and look unchanged;
@@ -26,7 +28,7 @@ pub struct Stat {
 }
 
 impl Stat {
-    pub(super) fn of(stat: &rustix::fs::Stat) -> Self {
+    pub(crate) fn of(stat: &rustix::fs::Stat) -> Self {
         Stat {
             dev: stat.st_dev,
             ino: stat.st_ino,
@@ -36,7 +38,7 @@ impl Stat {
         }
     }
 
-    pub(super) fn settled(&self, walk_began: SystemTime) -> bool {
+    pub(crate) fn settled(&self, walk_began: SystemTime) -> bool {
         let limit = walk_began
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default()
@@ -46,36 +48,81 @@ impl Stat {
     }
 }
 
-/// What the parent version knows of its files.
-pub trait Parent {
-    /// The file's state when it was captured.
-    fn stat(&self, path: &[u8]) -> Option<Stat>;
-    /// Its entry in the parent version, with extents.
-    fn entry(&self, path: &[u8]) -> Option<Entry>;
+/// The parent version, as it lies in memory; nothing of it is copied.
+#[derive(Debug, Default)]
+pub struct Parent<'a> {
+    entries: &'a [Entry],
+    stats: &'a [(Vec<u8>, Stat)],
+    /// Where in `stats` a file is, by device and inode; made when the first path is not found.
+    inodes: OnceCell<HashMap<(u64, u64), usize>>,
 }
 
-/// No parent: everything is read.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct NoParent;
-
-impl Parent for NoParent {
-    fn stat(&self, _path: &[u8]) -> Option<Stat> {
-        None
+impl<'a> Parent<'a> {
+    /// Of its entries, ascending by path, and of how its files looked, ascending by path.
+    #[must_use]
+    pub fn new(entries: &'a [Entry], stats: &'a [(Vec<u8>, Stat)]) -> Self {
+        Self {
+            entries,
+            stats,
+            inodes: OnceCell::new(),
+        }
     }
-    fn entry(&self, _path: &[u8]) -> Option<Entry> {
-        None
-    }
-}
 
-/// A parent in memory.
-#[derive(Debug, Clone, Default)]
-pub struct Known(pub BTreeMap<Vec<u8>, (Stat, Entry)>);
-
-impl Parent for Known {
-    fn stat(&self, path: &[u8]) -> Option<Stat> {
-        self.0.get(path).map(|(stat, _)| *stat)
+    /// The entry of this path.
+    #[must_use]
+    pub fn entry(&self, path: &[u8]) -> Option<&'a Entry> {
+        let by_path = |entry: &Entry| entry.path.as_slice().cmp(path);
+        let at = self.entries.binary_search_by(by_path).ok()?;
+        self.entries.get(at)
     }
-    fn entry(&self, path: &[u8]) -> Option<Entry> {
-        self.0.get(path).map(|(_, entry)| entry.clone())
+
+    /// How many entries it has.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether it has none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The entry of the file that looks like this, under this path or, when a directory above it was renamed, under
+    /// another: equal change times mean that content, owner, mode and attributes are those of the entry.
+    pub(super) fn same(&self, path: &[u8], now: &Stat) -> Option<&'a Entry> {
+        let by_path = |row: &(Vec<u8>, Stat)| row.0.as_slice().cmp(path);
+        let here = match self.stats.binary_search_by(by_path) {
+            Ok(at) => self.stats.get(at),
+            Err(_) => None,
+        };
+        let found = here.filter(|row| row.1 == *now).or_else(|| {
+            let at = *self.inodes().get(&(now.dev, now.ino))?;
+            self.stats.get(at).filter(|row| row.1 == *now)
+        })?;
+        let entry = self.entry(&found.0)?;
+        (entry.kind == EntryKind::File && entry.size == now.size).then_some(entry)
+    }
+
+    fn inodes(&self) -> &HashMap<(u64, u64), usize> {
+        let rows = || self.stats.iter().enumerate();
+        self.inodes
+            .get_or_init(|| rows().map(|(at, (_, s))| ((s.dev, s.ino), at)).collect())
+    }
+
+    /// What it has under this path, if that was whole when it was captured.
+    pub(super) fn whole(&self, path: &[u8]) -> Option<&'a Entry> {
+        let whole =
+            |entry: &&Entry| matches!(entry.incomplete(), None | Some(Incomplete::Stale(_)));
+        self.entry(path).filter(whole)
+    }
+
+    /// Everything below a directory, ascending.
+    pub(super) fn below(&self, dir: &[u8]) -> &'a [Entry] {
+        let first = [dir, b"/"].concat();
+        let from = self.entries.partition_point(|e| e.path < first);
+        let rest = self.entries.get(from..).unwrap_or_default();
+        let count = rest.partition_point(|e| e.path.starts_with(&first));
+        rest.get(..count).unwrap_or_default()
     }
 }

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 
-use legation_core::manifest::{Entry, EntryKind, Mtime};
+use legation_core::manifest::{Entry, EntryKind, Mtime, RESERVED};
 use legation_core::source::{Restorer, SourceError, SourceResult};
 use rustix::fs::{
     AtFlags, Dir, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, chownat, fchmod, fchown,
@@ -30,6 +30,8 @@ pub struct RestoreReport {
     /// Path and reason, for what was left out or could not be made equal: owners without root, attributes that the
     /// file system refuses, devices.
     pub left_out: Vec<(Vec<u8>, String)>,
+    /// Path and reason, for what the version itself says is not what the source held.
+    pub incomplete: Vec<(Vec<u8>, String)>,
 }
 
 /// A [`Restorer`] into a directory; call [`TreeRestorer::finish`] at the end.
@@ -144,6 +146,11 @@ impl TreeRestorer {
     fn privileges<'a>(&mut self, entry: &'a Entry) -> (Mode, Cow<'a, xattrs::Xattrs>) {
         let mut mode = entry.mode & 0o7777;
         let mut attributes = Cow::Borrowed(&entry.xattrs);
+        if entry.incomplete().is_some() {
+            attributes
+                .to_mut()
+                .retain(|name, _| !name.starts_with(RESERVED));
+        }
         // On a directory the bits say what group new files get, and grant nothing.
         if self.keep_privileges || entry.kind == EntryKind::Dir {
             return (Mode::from_raw_mode(mode), attributes);
@@ -201,6 +208,10 @@ impl TreeRestorer {
         }
         let (parent, name) = split(&entry.path);
         let name = checked(name)?;
+        if entry.is_name_only() {
+            // An empty file would pass for what is not there.
+            return Ok(None);
+        }
         let private = Mode::RUSR | Mode::WUSR;
         match &entry.kind {
             EntryKind::File => {
@@ -300,6 +311,10 @@ impl Restorer for TreeRestorer {
             .make(entry)
             .map_err(|e| SourceError::io(self.shown(&entry.path), e.into()))?;
         self.report.entries += 1;
+        if let Some(mark) = entry.incomplete() {
+            let why = mark.to_string();
+            self.report.incomplete.push((entry.path.clone(), why));
+        }
         self.open = Some(OpenFile {
             entry: entry.clone(),
             file,

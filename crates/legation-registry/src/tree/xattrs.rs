@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use legation_core::manifest::RESERVED;
 use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fsetxattr, lgetxattr, llistxattr, lsetxattr};
 use rustix::io::{Errno, Result};
 
@@ -65,7 +66,8 @@ fn collect(
         Err(e) => return Err(e),
     };
     let mut value = Vec::new();
-    for name in names[..length].split(|b| *b == 0).filter(|n| !n.is_empty()) {
+    let own = |name: &&[u8]| !name.is_empty() && !name.starts_with(RESERVED);
+    for name in names[..length].split(|b| *b == 0).filter(own) {
         let Ok(c_name) = CString::new(name) else {
             continue;
         };

@@ -3,13 +3,19 @@
 
 mod ask;
 mod base;
+mod busy;
 mod cluster;
+mod command;
 mod damage;
+mod image;
+mod loops;
+mod mariadb;
 mod memory;
 mod point;
 mod probe;
 mod record;
 mod sanitise;
+mod shapes;
 mod shutdown;
 mod spaces;
 mod sqlite;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use legation_core::id::{Lsn, Timeline};
-use legation_core::manifest::{Entry, EntryKind};
+use legation_core::manifest::{Entry, EntryKind, Incomplete};
 use legation_core::source::{Restorer, Sink, SourceResult, WalSink};
 use legation_registry::postgres::WalPiece;
 
@@ -18,6 +18,8 @@ pub type Parts = Vec<(u64, Vec<u8>)>;
 pub struct MemorySink {
     pub entries: BTreeMap<Vec<u8>, (Entry, Parts)>,
     pub unchanged: Vec<Vec<u8>>,
+    /// The same with all that was said of them.
+    pub kept: Vec<Entry>,
     pub meta: BTreeMap<String, String>,
     open: Option<(Entry, Parts, u64)>,
 }
@@ -43,9 +45,19 @@ impl Sink for MemorySink {
         self.entries.insert(entry.path.clone(), (entry, parts));
         Ok(())
     }
+    fn mark(&mut self, mark: &Incomplete) -> SourceResult<()> {
+        let (entry, ..) = self.open.as_mut().expect("no entry is open");
+        entry.mark(mark);
+        Ok(())
+    }
+    fn discard(&mut self) -> SourceResult<()> {
+        self.open.take().expect("no entry is open");
+        Ok(())
+    }
     fn unchanged(&mut self, entry: Entry) -> SourceResult<()> {
         assert!(self.open.is_none());
-        self.unchanged.push(entry.path);
+        self.unchanged.push(entry.path.clone());
+        self.kept.push(entry);
         Ok(())
     }
     fn meta(&mut self, key: &str, value: &str) -> SourceResult<()> {

@@ -7,21 +7,31 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use legation_core::manifest::{Entry, EntryKind, Extents, Mtime};
-use legation_core::source::{Restorer, Sink, SourceResult};
+use legation_core::source::{Restorer, Sink};
 use legation_registry::Error;
-use legation_registry::tree::{Known, NoParent, RestoreReport, TreeReport, TreeRestorer, capture};
+use legation_registry::tree::{Options, Parent, RestoreReport, TreeReport, TreeRestorer, capture};
 
 use crate::memory::MemorySink;
 
 fn take(root: &Path) -> (MemorySink, TreeReport) {
     let mut sink = MemorySink::default();
-    let report = capture(root, &NoParent, &mut sink, &|| false).unwrap();
+    let report = walk(root, &Parent::default(), &mut sink);
     (sink, report)
+}
+
+fn walk(root: &Path, parent: &Parent<'_>, sink: &mut dyn Sink) -> TreeReport {
+    capture(root, Options::default(), parent, sink, &|| false).unwrap()
+}
+
+/// As a version's index keeps them.
+fn entries_of(sink: &MemorySink) -> Vec<Entry> {
+    sink.entries
+        .values()
+        .map(|(entry, _)| entry.clone())
+        .collect()
 }
 
 fn give_back(sink: &MemorySink, to: &Path) -> RestoreReport {
@@ -338,7 +348,8 @@ fn paths_come_in_order_and_links_are_not_followed() {
     // The top itself must not be a link.
     let error = capture(
         &from.join("way out"),
-        &NoParent,
+        Options::default(),
+        &Parent::default(),
         &mut MemorySink::default(),
         &|| false,
     )
@@ -362,13 +373,8 @@ fn unchanged_files_are_not_read_again() {
     std::thread::sleep(Duration::from_millis(2500));
     let (sink, report) = take(from);
     assert_eq!(report.stats.len(), 5);
-    let known = Known(
-        report
-            .stats
-            .iter()
-            .map(|(path, stat)| (path.clone(), (*stat, sink.entries[path].0.clone())))
-            .collect(),
-    );
+    let entries = entries_of(&sink);
+    let known = Parent::new(&entries, &report.stats);
     let later = std::time::SystemTime::now() - Duration::from_secs(100);
     fs::File::options()
         .write(true)
@@ -391,7 +397,7 @@ fn unchanged_files_are_not_read_again() {
     fs::rename(from.join("new"), from.join("replaced")).unwrap();
     fs::set_permissions(from.join("mode"), fs::Permissions::from_mode(0o600)).unwrap();
     let mut sink = MemorySink::default();
-    let report = capture(from, &known, &mut sink, &|| false).unwrap();
+    let report = walk(from, &known, &mut sink);
     assert_eq!(sink.unchanged, [b"same".to_vec()]);
     assert_eq!((report.unchanged, report.entries, report.bytes), (1, 6, 28));
     assert_eq!(sink.content("replaced"), b"Content");
@@ -404,97 +410,6 @@ fn unchanged_files_are_not_read_again() {
             .collect::<Vec<_>>(),
         [b"same"]
     );
-}
-
-/// Changes a file as soon as its first bytes were read.
-struct Meddler<'a>(MemorySink, &'a Path);
-
-impl Sink for Meddler<'_> {
-    fn begin(&mut self, entry: Entry) -> SourceResult<()> {
-        self.0.begin(entry)
-    }
-    fn data(&mut self, offset: u64, bytes: &[u8]) -> SourceResult<()> {
-        if bytes.len() == 1 << 20 {
-            let file = fs::File::options().write(true).open(self.1).unwrap();
-            file.set_len(8 << 20).unwrap();
-        }
-        self.0.data(offset, bytes)
-    }
-    fn end(&mut self) -> SourceResult<()> {
-        self.0.end()
-    }
-    fn unchanged(&mut self, entry: Entry) -> SourceResult<()> {
-        self.0.unchanged(entry)
-    }
-    fn meta(&mut self, key: &str, value: &str) -> SourceResult<()> {
-        self.0.meta(key, value)
-    }
-}
-
-#[test]
-fn what_changes_under_the_reader_is_named() {
-    let dir = tempfile::tempdir().unwrap();
-    let large = dir.path().join("large");
-    fs::write(&large, bytes(24 << 20)).unwrap();
-    fs::write(dir.path().join("quiet"), b"quiet").unwrap();
-    let mut sink = Meddler(MemorySink::default(), &large);
-    let report = capture(dir.path(), &NoParent, &mut sink, &|| false).unwrap();
-    let [torn] = report.incomplete.as_slice() else {
-        panic!("{:?}", report.incomplete)
-    };
-    assert_eq!(torn.path, b"large");
-    assert!(torn.why.contains("changed while it was read"));
-    assert_eq!(
-        sink.0.content("large").len(),
-        24 << 20,
-        "what was cut off reads as zeros"
-    );
-    assert_eq!(sink.0.content("quiet"), b"quiet");
-}
-
-#[test]
-fn a_small_file_that_never_rests_is_named_and_one_that_rests_is_not() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("small");
-    fs::write(&path, bytes(1000)).unwrap();
-    let stop = Arc::new(AtomicBool::new(false));
-    let writer = std::thread::spawn({
-        let (path, stop) = (path.clone(), stop.clone());
-        move || {
-            let file = fs::File::options().write(true).open(path).unwrap();
-            let mut length = 0;
-            while !stop.load(Ordering::SeqCst) {
-                length = (length + 1) % (3 << 20);
-                file.set_len(length).unwrap();
-            }
-        }
-    });
-    // Whether the writer runs between two calls is the scheduler's choice: ask until it does.
-    let torn = (0..2000)
-        .map(|_| take(dir.path()).1)
-        .find(|r| !r.incomplete.is_empty());
-    stop.store(true, Ordering::SeqCst);
-    writer.join().unwrap();
-    assert!(
-        torn.unwrap().incomplete[0]
-            .why
-            .contains("changed while it was read")
-    );
-    assert!(take(dir.path()).1.incomplete.is_empty());
-}
-
-#[test]
-fn unreadable_files_are_named_and_the_rest_is_captured() {
-    if rustix::process::geteuid().is_root() {
-        return; // Root reads everything.
-    }
-    let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("closed"), b"x").unwrap();
-    fs::write(dir.path().join("open"), b"x").unwrap();
-    fs::set_permissions(dir.path().join("closed"), fs::Permissions::from_mode(0o0)).unwrap();
-    let (sink, report) = take(dir.path());
-    assert_eq!(report.incomplete[0].path, b"closed");
-    assert!(sink.entries.contains_key(&b"open"[..]));
 }
 
 #[test]

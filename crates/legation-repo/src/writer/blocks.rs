@@ -7,15 +7,16 @@ use std::path::{Path, PathBuf};
 
 use legation_core::id::{Digest, EpochNo, VersionNo};
 use legation_core::manifest::{
-    Entry, EntryKind, Extent, Extents, MAX_INLINE_EXTENTS, Node, PackSpan,
+    Entry, EntryKind, Extent, Extents, Incomplete, MAX_INLINE_EXTENTS, Node, PackSpan,
 };
 use legation_core::pack::FrameRef;
 use legation_core::source::{BLOCK, Sink, SourceError, SourceResult};
 use zeroize::Zeroizing;
 
+use super::file::{CHILDREN_PER_NODE, OpenFile};
 use super::index::Index;
 use super::map::{self, BlockDigest, MapReader, MapWriter};
-use super::{CHILDREN_PER_NODE, OpenFile, VersionWriter, WINDOW, refused};
+use super::{VersionWriter, WINDOW, refused};
 
 /// Nodes of extents end at multiples of this in the file, so that a change moves no other boundary.
 const GROUP: u64 = 4 << 20;
@@ -672,6 +673,14 @@ impl Sink for Compare {
 
     fn end(&mut self) -> SourceResult<()> {
         self.found(self.end != self.known.size)
+    }
+
+    fn mark(&mut self, _mark: &Incomplete) -> SourceResult<()> {
+        self.found(true)
+    }
+
+    fn discard(&mut self) -> SourceResult<()> {
+        self.found(true)
     }
 
     fn again(&mut self) -> SourceResult<()> {

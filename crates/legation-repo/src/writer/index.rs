@@ -10,7 +10,9 @@ use legation_core::list::PackList;
 use legation_core::manifest::{Entry, MAX_NAME, MAX_SOURCES};
 use legation_core::pack::FrameRef;
 
-const MAGIC: &[u8; 8] = b"LGNindx1";
+use super::stretch::Stretches;
+
+const MAGIC: &[u8; 8] = b"LGNindx2";
 const WHAT: &str = "index of the last version";
 
 /// The entries, nodes and packs of one version.
@@ -22,6 +24,8 @@ pub struct Index {
     pub sources: Vec<Source>,
     /// Its manifest nodes, by BLAKE3 of their plaintext.
     pub nodes: BTreeMap<Digest, FrameRef>,
+    /// What its files hold, by content.
+    pub stretches: Stretches,
 }
 
 /// One source of the version.
@@ -55,6 +59,7 @@ impl Index {
             list: PackList::empty(state, registry),
             sources: Vec::new(),
             nodes: BTreeMap::new(),
+            stretches: Stretches::default(),
         }
     }
 
@@ -88,6 +93,7 @@ impl Index {
             out.put(&digest.0);
             at.encode(&mut out);
         }
+        self.stretches.encode(&mut out);
         let digest = Digest::of(&out);
         out.put(&digest.0);
         out
@@ -126,11 +132,13 @@ impl Index {
         let nodes = (0..r.u64()?)
             .map(|_| Ok((Digest(r.array()?), FrameRef::decode(&mut r)?)))
             .collect::<Result<_, FormatError>>()?;
+        let stretches = Stretches::decode(&mut r)?;
         r.finish()?;
         Ok(Self {
             list,
             sources,
             nodes,
+            stretches,
         })
     }
 }

@@ -4,11 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use legation_core::error::FormatError;
-use legation_core::id::Digest;
 use legation_core::manifest::Mtime;
 use legation_core::source::{ObjectKind, ObjectSource, Restorer};
 
-use super::tree::cut;
+use super::nodes::cut;
 use super::*;
 use crate::reader::{Check, DEFAULT_CACHE, KeySource, ReadError, VersionName, VersionReader};
 
@@ -44,7 +43,7 @@ struct Fixed(u8);
 
 impl Entropy for Fixed {
     fn draw(&mut self) -> Result<zeroize::Zeroizing<[u8; 32]>, FormatError> {
-        self.0 += 1;
+        self.0 = self.0.wrapping_add(1);
         Ok([self.0; 32].into())
     }
 }
@@ -100,7 +99,7 @@ impl World {
             next_seq: self.next,
         };
         let mut packs: Vec<(u32, SealedPack)> = Vec::new();
-        let mut rng = Fixed(version as u8 * 10);
+        let mut rng = Fixed((version as u8).wrapping_mul(10));
         let root = root_of(epoch);
         let mut writer = VersionWriter::new(place, &root, &self.index, &mut packs, &mut rng);
         writer.source("tree", "t").unwrap();
@@ -675,3 +674,5 @@ fn a_version_that_outlasts_its_epoch_goes_on_under_the_next() {
     assert_eq!(collect.files[0].1.len(), content.len());
     assert!(collect.files[0].1 == content, "the same bytes");
 }
+
+mod reuse;

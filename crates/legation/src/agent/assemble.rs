@@ -16,6 +16,7 @@ use super::budget::Budget;
 use super::bulk::Bulk;
 use super::epoch::Epochs;
 use super::gate::Gate;
+use super::image::Image;
 use super::kept::Kept;
 use super::link::{Backoff, Link, Trouble};
 use super::live::{Live, epoch_of};
@@ -249,6 +250,14 @@ impl Agent {
             Source::Tree(tree) => {
                 let driver = tree.clone();
                 self.spawn("tree", move || Whole { driver, versions }.run())
+            }
+            Source::Command(command) => {
+                let driver = command.clone();
+                self.spawn("command", move || Whole { driver, versions }.run())
+            }
+            Source::Image(image) => {
+                let driver = Image::new(image.clone(), &versions.dir);
+                self.spawn("image", move || Whole { driver, versions }.run())
             }
             Source::Sqlite(sqlite) => {
                 let probe = registry

@@ -2,14 +2,13 @@
 //! so that the next capture reads and seals only what changed. It lies on the agent's disk alone, in clear: a captured
 //! home can compare guesses with it. A lost or damaged one means a full capture, never a read from abroad.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use legation_core::codec::Reader;
 use legation_core::error::FormatError;
 use legation_core::id::{Digest, RegistryId, StateId, VersionNo};
-use legation_core::manifest::Entry;
-use legation_registry::tree::{Known, Stat};
+use legation_core::manifest::{Entry, Incomplete};
+use legation_registry::tree::{Parent, Stat};
 use legation_repo::durable;
 use legation_repo::writer::index::Index as Written;
 use legation_repo::writer::map;
@@ -22,6 +21,8 @@ const MAGIC: &[u8; 8] = b"LGNkept2";
 const MAX_FILE: u64 = 4 << 30;
 /// Bytes of the digest at the end.
 const DIGEST: usize = 32;
+/// How many entries that are not whole a message names.
+const NAMED: usize = 3;
 /// The name of the object in errors.
 const WHAT: &str = "index";
 
@@ -92,18 +93,18 @@ impl Index {
             .flat_map(|source| &source.entries)
     }
 
-    /// As what the next walk compares with.
-    pub fn known(&self) -> Known {
-        let stats: BTreeMap<&[u8], Stat> = self
-            .stats
-            .iter()
-            .map(|(path, stat)| (path.as_slice(), *stat))
-            .collect();
-        let known = self.entries().filter_map(|entry| {
-            let stat = stats.get(entry.path.as_slice())?;
-            Some((entry.path.clone(), (*stat, entry.clone())))
-        });
-        Known(known.collect())
+    /// As what the next walk of a tree compares with.
+    pub fn parent(&self) -> Parent<'_> {
+        let files = self.written.sources.first();
+        Parent::new(files.map_or(&[], |files| &files.entries), &self.stats)
+    }
+
+    /// What of it is not what the source held, in words.
+    pub fn incomplete(&self) -> Option<String> {
+        let marked = |entry: &'_ Entry| Some((entry.path.clone(), entry.incomplete()?));
+        let mut marked = self.entries().filter_map(marked);
+        let first: Vec<_> = marked.by_ref().take(NAMED).collect();
+        told(&first, first.len() as u64 + marked.count() as u64)
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -167,6 +168,25 @@ impl Index {
             memo,
         })
     }
+}
+
+/// Says which entries are not whole: the first of `count`.
+pub fn told(first: &[(Vec<u8>, Incomplete)], count: u64) -> Option<String> {
+    let shown = first.iter().take(NAMED);
+    let named: Vec<String> = shown
+        .map(|(path, mark)| format!("{} is {mark}", crate::output::shown(path)))
+        .collect();
+    let more = count.saturating_sub(named.len() as u64);
+    let tail = match more {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    (count > 0).then(|| {
+        format!(
+            "not all could be read as it was: {}{tail}",
+            named.join("; ")
+        )
+    })
 }
 
 fn path(dir: &Path, version: VersionNo) -> PathBuf {

@@ -12,9 +12,11 @@
 
 pub mod budget;
 pub mod bulk;
+pub mod command;
 pub mod epoch;
 pub mod gate;
 pub mod history;
+pub mod image;
 pub mod index;
 pub mod kept;
 pub mod link;
@@ -40,6 +42,7 @@ mod prepare;
 mod trend;
 
 pub use assemble::run;
+pub(crate) use prepare::programs;
 
 use std::path::{Path, PathBuf};
 

@@ -592,11 +592,10 @@ impl Postgres {
                 Ok(Taken {
                     wal: Some((report.facts.timeline, wal, current.stream)),
                     epochs,
-                    stats: Vec::new(),
-                    memo: Vec::new(),
                     entries: report.entries,
                     bytes: report.bytes,
                     found,
+                    ..Taken::default()
                 })
             },
         )?;

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::time::{Duration, Instant};
 
 use legation_core::id::RegistryId;
+use legation_registry::image::Snapshot;
 use legation_registry::postgres::ConnectConfig;
 
 use super::Layout;
@@ -70,6 +71,9 @@ pub(super) fn preflight(config: &Config) -> Result<(), Failure> {
                 registry.source.len()
             )));
         }
+        if let Some(source) = registry.source.first() {
+            programs(source).map_err(|failure| failure.during(&registry.name))?;
+        }
         if let Some(Source::Postgres(source)) = registry.source.first() {
             let connect = ConnectConfig::parse(&source.url).map_err(source_failure)?;
             let checked = postgres::preflight(&connect, &source.slot)
@@ -83,6 +87,20 @@ pub(super) fn preflight(config: &Config) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Whether the programs that a source needs are there.
+pub(crate) fn programs(source: &Source) -> Result<(), Failure> {
+    let needed = match source {
+        Source::Command(command) => vec![command.program()],
+        Source::Image(image) => match image.how() {
+            Snapshot::Hooks { create, remove, .. } => vec![create, remove],
+            Snapshot::None | Snapshot::Reflink => Vec::new(),
+        },
+        Source::Postgres(_) | Source::Tree(_) | Source::Sqlite(_) => Vec::new(),
+    };
+    let mut found = needed.iter().map(|program| program.find());
+    found.try_for_each(|found| found.map_err(source_failure))
 }
 
 pub(super) fn embassy_label(config: &Config, charter: &Charter) -> Result<String, Failure> {

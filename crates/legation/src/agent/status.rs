@@ -95,6 +95,8 @@ pub struct RegistryStatus {
     pub first_capture_ms: Option<u64>,
     /// Rows of the tree or files of the cluster in the newest version.
     pub entries: Option<u64>,
+    /// What of the newest version is not what the source held, in words.
+    pub incomplete: Option<String>,
     /// Bytes of the source in the newest version.
     pub source_bytes: Option<u64>,
     /// Bytes of the source that the capture under way has read; none when there is none.

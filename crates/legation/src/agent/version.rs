@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use legation_core::id::{EpochNo, RegistryId, StreamId, Timeline, VersionNo};
-use legation_core::manifest::Entry;
+use legation_core::manifest::{Entry, Incomplete};
 use legation_core::pack::SealedPack;
 use legation_core::source::{Sink, SourceError, SourceResult};
-use legation_core::statement::{self, Branch, EpochSet, Name, Packs, RootRow, WalRange};
+use legation_core::statement::{self, Branch, Cause, EpochSet, Name, Packs, RootRow, WalRange};
 use legation_core::suite::SUITE;
 use legation_registry::tree::Stat;
 use legation_repo::edge;
@@ -87,6 +87,10 @@ pub struct Taken {
     pub entries: u64,
     /// Bytes of the source.
     pub bytes: u64,
+    /// What of it is not what the source held, in words.
+    pub incomplete: Option<String>,
+    /// It is as the parent version has it: no version is made.
+    pub unchanged: bool,
     /// What was found beside the data.
     pub found: Found,
 }
@@ -127,11 +131,26 @@ impl Versions {
         parent: &Index,
         take: impl FnOnce(&mut dyn Sink) -> Result<Taken, Failure>,
     ) -> Result<VersionNo, Failure> {
+        let made = self.capture_changed(kind, source, parent, take)?;
+        made.ok_or_else(|| Failure::failed("a source that never is unchanged said so"))
+    }
+
+    /// As [`Versions::capture`], of a source that only tells while it is read that it did not change: then there is none.
+    ///
+    /// # Errors
+    /// As [`Versions::capture`].
+    pub fn capture_changed(
+        &self,
+        kind: &str,
+        source: &str,
+        parent: &Index,
+        take: impl FnOnce(&mut dyn Sink) -> Result<Taken, Failure>,
+    ) -> Result<Option<VersionNo>, Failure> {
         let _pass = self.gate.enter(&self.stop).ok_or_else(stopped)?;
         let result = self.attempt(kind, source, parent, take);
         self.board
             .registry(&self.name, |status| status.capturing = None);
-        if result.is_err() {
+        if !matches!(result, Ok(Some(_))) {
             self.outbox.abandon_unfinished()?;
         }
         result
@@ -143,7 +162,7 @@ impl Versions {
         source: &str,
         parent: &Index,
         take: impl FnOnce(&mut dyn Sink) -> Result<Taken, Failure>,
-    ) -> Result<VersionNo, Failure> {
+    ) -> Result<Option<VersionNo>, Failure> {
         let memory = self.state.update(|memory| {
             memory.capturing = memory.breaks;
             memory.clone()
@@ -177,6 +196,10 @@ impl Versions {
         let mut writer =
             VersionWriter::new(place, &root, &parent.written, &mut packs, &mut entropy)
                 .with_maps(&self.dir, before);
+        // A base is whole by itself.
+        if kind == "postgres" {
+            writer = writer.without_reuse();
+        }
         drop(root);
         writer.source(kind, source)?;
         let mut counted = Counted {
@@ -184,22 +207,22 @@ impl Versions {
             versions: self,
             done: 0,
             told: Instant::now(),
-            read: 0,
             facts: 0,
-            in_place: false,
         };
         let mut taken = take(&mut counted)?;
-        let (read, facts, in_place) = (counted.read, counted.facts, counted.in_place);
-        let content = writer.content()?;
-        // What is in place may be read in full and differ in little.
-        let read = if in_place { content.plain } else { read };
+        let facts = counted.facts;
+        if taken.unchanged {
+            return Ok(None);
+        }
         let committed = memory.version.as_ref().map(|version| version.number);
         let earlier = self.vitals.earlier(committed);
+        let content = writer.content()?;
         let measured = Measured {
             entries: taken.entries,
             bytes: taken.bytes,
-            // Of a database all is read each time; and without a parent nothing can be said to have changed.
-            read: (taken.wal.is_none() && parent.entries().next().is_some()).then_some(read),
+            // Of a cluster all is written each time; and without a parent nothing can be said to have changed.
+            read: (taken.wal.is_none() && parent.entries().next().is_some())
+                .then_some(content.plain),
             content,
         };
         let record = self.vitals.record(
@@ -273,14 +296,16 @@ impl Versions {
         self.outbox.push(Kind::Statement, &signed)?;
         edge::hit("agent.commit")?;
         // After the commit, which they are about: a kill in between leaves them in the sealed record alone.
-        for flag in &doubts {
+        let incomplete = taken.incomplete.as_ref().map(|_| Cause::SourceIncomplete);
+        for cause in doubts.iter().map(|flag| flag.cause()).chain(incomplete) {
             let doubt = self
                 .writer
-                .flagged(self.registry, memory.term, number, flag.cause())?;
+                .flagged(self.registry, memory.term, number, cause)?;
             self.outbox.push(Kind::Statement, &doubt)?;
-            tracing::warn!(registry = %self.registry, version = %number, "the version is flagged: {flag}");
+            tracing::warn!(registry = %self.registry, version = %number, "the version is flagged: {cause}");
         }
         self.board.registry(&self.name, |status| {
+            status.incomplete = taken.incomplete;
             status.entries = Some(taken.entries);
             status.source_bytes = Some(taken.bytes);
             status.trouble = None;
@@ -292,7 +317,7 @@ impl Versions {
                 )
             });
         });
-        Ok(number)
+        Ok(Some(number))
     }
 }
 
@@ -388,12 +413,8 @@ struct Counted<'a> {
     versions: &'a Versions,
     done: u64,
     told: Instant,
-    /// Bytes of files that were read anew.
-    read: u64,
     /// What the facts take so far.
     facts: usize,
-    /// Whether a file changes in place.
-    in_place: bool,
 }
 
 impl Counted<'_> {
@@ -416,7 +437,6 @@ impl Sink for Counted<'_> {
 
     fn data(&mut self, offset: u64, bytes: &[u8]) -> SourceResult<()> {
         self.to.data(offset, bytes)?;
-        self.read += bytes.len() as u64;
         self.add(bytes.len() as u64);
         Ok(())
     }
@@ -425,8 +445,19 @@ impl Sink for Counted<'_> {
         self.to.end()
     }
 
+    fn begin_shifting(&mut self, entry: Entry) -> SourceResult<()> {
+        self.to.begin_shifting(entry)
+    }
+
+    fn mark(&mut self, mark: &Incomplete) -> SourceResult<()> {
+        self.to.mark(mark)
+    }
+
+    fn discard(&mut self) -> SourceResult<()> {
+        self.to.discard()
+    }
+
     fn in_place(&mut self) -> SourceResult<Option<u64>> {
-        self.in_place = true;
         self.to.in_place()
     }
 

@@ -33,7 +33,8 @@ pub trait Driver: Send + 'static {
     /// As [`Driver::take`].
     fn is_unchanged(&self, parent: &Index, stop: &Stop) -> Result<bool, Failure>;
 
-    /// Gives all of the source to the sink; what the parent version holds already need not be read again.
+    /// Gives all of the source to the sink; what the parent version holds already need not be read again. What turns out
+    /// to be as the parent has it may be said so, and makes no version.
     ///
     /// # Errors
     /// Code 3 when not all could be read; code 130 when `stop` was raised. Nothing of the attempt is then kept.
@@ -93,10 +94,7 @@ impl<D: Driver> Whole<D> {
         };
         let began = now_ms();
         if parent.entries().next().is_some() && self.driver.is_unchanged(&parent, stop)? {
-            self.versions.board.registry(&self.versions.name, |status| {
-                status.unchanged_at = Some(began);
-                status.trouble = None;
-            });
+            self.is_as_before(&parent, began);
             return Ok(());
         }
         // Not for what did not change: a version that needs too many epochs is made anew with the next that is due.
@@ -106,10 +104,22 @@ impl<D: Driver> Whole<D> {
             parent
         };
         let (kind, name) = (self.driver.kind(), self.driver.name());
-        self.versions.capture(kind, name, &parent, |sink| {
+        let made = self.versions.capture_changed(kind, name, &parent, |sink| {
             self.driver.take(&parent, sink, stop)
         })?;
+        if made.is_none() {
+            self.is_as_before(&parent, began);
+        }
         Ok(())
+    }
+
+    fn is_as_before(&self, parent: &Index, began: u64) {
+        let incomplete = parent.incomplete();
+        self.versions.board.registry(&self.versions.name, |status| {
+            status.unchanged_at = Some(began);
+            status.incomplete = incomplete;
+            status.trouble = None;
+        });
     }
 
     fn phase(&self, phase: &str) {

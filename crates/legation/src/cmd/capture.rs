@@ -34,6 +34,8 @@ struct Made {
     newest: Option<u32>,
     /// What is wrong.
     trouble: Option<String>,
+    /// What of the newest version is not what the source held.
+    incomplete: Option<String>,
     /// Bytes that the capture under way has read.
     read: Option<u64>,
     /// Bytes that the one before it read.
@@ -43,7 +45,7 @@ struct Made {
 /// Asks, and waits.
 ///
 /// # Errors
-/// Code 2 for an unknown registry, 3 when the capture fails, 7 when it takes longer than `--wait`.
+/// Code 2 for an unknown registry, 3 when the capture fails or some files of it are not whole, 7 when it takes longer than `--wait`.
 pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
     let config = Agent::load(&ctx.config_or(USUAL))?;
     let registry = config
@@ -60,6 +62,7 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
                 versions: registry.versions_made,
                 newest: registry.version,
                 trouble: registry.trouble,
+                incomplete: registry.incomplete,
                 read: registry.capturing,
                 before: registry.source_bytes,
             }))
@@ -108,7 +111,7 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
                         args.name
                     ),
                 );
-                return Ok(());
+                return whole(now.incomplete);
             }
             (_, _, Some(trouble)) if pending => {
                 return Err(Failure::new(Code::SourceIncomplete, trouble));
@@ -122,7 +125,7 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
                         args.name
                     ),
                 );
-                return Ok(());
+                return whole(now.incomplete);
             }
             _ => {}
         }
@@ -131,4 +134,13 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
         Code::ObjectiveMissed,
         format!("{} took longer than {} s", args.name, args.wait),
     ))
+}
+
+/// What is kept is told first; what is not is an error, for a version with a hole must not pass for a good one.
+fn whole(incomplete: Option<String>) -> Result<(), Failure> {
+    match incomplete {
+        None => Ok(()),
+        Some(what) => Err(Failure::new(Code::SourceIncomplete, what)
+            .hint("all else is kept; let these files rest or give the agent's user leave to read them, and capture again")),
+    }
 }

@@ -139,6 +139,13 @@ pub fn agent(config: &agent::Agent, ctx: &Ctx, wrong: &mut Vec<Failure>) {
         keep(Writer::new(Arc::new(charter.clone()), identity), wrong);
     }
     for registry in &config.registry {
+        for source in &registry.source {
+            let programs = crate::agent::programs(source);
+            keep(
+                programs.map_err(|failure| failure.during(&registry.name)),
+                wrong,
+            );
+        }
         let id = registry.id.parse::<RegistryId>().map_err(|why| {
             Failure::usage(format!(
                 "registry {:?}: id {:?}: {why}",

@@ -11,7 +11,7 @@ use legation_repo::reader::VersionReader;
 use super::ls::kind;
 use crate::ctx::Ctx;
 use crate::desk::Desk;
-use crate::exit::Failure;
+use crate::exit::{Code, Failure};
 use crate::output::{Progress, shown};
 use crate::recover::damaged;
 use crate::recover::grant::{self, Asked};
@@ -58,6 +58,13 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
     for at in 0..reader.root().sources.len() {
         if let Some(entry) = reader.entry(at, path)? {
             let entry = file(&reader, at, entry)?;
+            if let Some(mark) = entry.incomplete() {
+                if entry.is_name_only() {
+                    let why = format!("{} is {mark}", shown(path));
+                    return Err(Failure::new(Code::SourceIncomplete, why));
+                }
+                ctx.out.note(format!("{} is {mark}", shown(path)));
+            }
             return write(&reader, &entry, ctx);
         }
     }

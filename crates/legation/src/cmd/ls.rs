@@ -56,18 +56,23 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
             if std::str::from_utf8(&entry.path).is_err() {
                 value["path_hex"] = hex(&entry.path).into();
             }
+            let mark = entry.incomplete();
+            if let Some(mark) = &mark {
+                value["incomplete"] = mark.to_string().into();
+            }
             ctx.out.fact(
                 "entry",
                 &value,
                 format!(
-                    "{}{:04o} {:>6} {:>6} {:>12} {} {}",
+                    "{}{:04o} {:>6} {:>6} {:>12} {} {}{}",
                     kind(&entry).0,
                     entry.mode,
                     entry.uid,
                     entry.gid,
                     entry.size,
                     modified(&entry),
-                    shown(&entry.path)
+                    shown(&entry.path),
+                    mark.map_or_else(String::new, |mark| format!("  ({mark})"))
                 ),
             );
             Ok(!ctx.stop.is_up())

@@ -182,7 +182,7 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
             "restored",
             &serde_json::json!({
                 "registry": job.name, "version": job.version.commit.version, "kind": source.kind, "path": source.path,
-                "entries": source.entries, "bytes": source.bytes, "left_out": source.left_out, "until": until,
+                "entries": source.entries, "bytes": source.bytes, "left_out": source.left_out, "incomplete": source.incomplete, "until": until,
                 "target": found.as_ref().map(|(goal, _)| goal.to_string()), "decision": decision.map(point::json),
                 "prepared": source.waiting.iter().map(prepared).collect::<Vec<_>>(),
             }),

@@ -240,6 +240,7 @@ fn print(status: &AgentStatus, age: Duration, ctx: &Ctx) {
             &registry.trouble,
             &registry.healing,
             &registry.damaged,
+            &registry.incomplete,
             &registry.line_trouble,
             &registry.ship_trouble,
         ]

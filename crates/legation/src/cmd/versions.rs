@@ -7,7 +7,7 @@ use legation_core::id::{Digest, RegistryId};
 use legation_core::list::PackList;
 use legation_core::measure::sealed_size_says;
 use legation_core::policy::{RegistryState, VersionState};
-use legation_core::statement::{Target, Time, VersionPick};
+use legation_core::statement::{Cause, Target, Time, VersionPick};
 use legation_repo::http::Client;
 use legation_repo::store::Kind;
 
@@ -78,6 +78,8 @@ impl Asked {
 /// What is known of one version.
 struct Judged {
     complete: bool,
+    /// Whether its writer doubts that all of it is what the source held.
+    doubted: bool,
     wal_end: Option<legation_core::id::Lsn>,
     age_ms: u64,
     why_not: Option<String>,
@@ -178,10 +180,10 @@ fn tell(
         format!("{:>8} old", age(judged.age_ms)),
         format!(
             "{}, epochs {epochs}",
-            if judged.complete {
-                "complete, verified"
-            } else {
-                "INCOMPLETE"
+            match (judged.complete, judged.doubted) {
+                (true, false) => "complete, verified",
+                (true, true) => "verified, but some files are NOT WHOLE",
+                (false, _) => "INCOMPLETE",
             }
         ),
     ];
@@ -205,7 +207,7 @@ fn tell(
         "version",
         &serde_json::json!({
             "registry": name, "id": id, "version": commit.version, "captured": commit.captured.to_string(),
-            "age_ms": judged.age_ms, "complete": judged.complete, "packs": commit.packs.count, "bytes": commit.bytes,
+            "age_ms": judged.age_ms, "complete": judged.complete, "whole": !judged.doubted, "packs": commit.packs.count, "bytes": commit.bytes,
             "epochs": epochs, "wal_end": judged.wal_end, "would_start": judged.why_not.is_none(), "why": judged.why_not,
             "term": commit.term.0, "entry": version.index, "flagged": flagged, "sealed_size": size_says,
         }),
@@ -256,8 +258,10 @@ fn judge(
         )),
         _ => None,
     };
+    let mut doubts = registry.doubts_about(commit.version);
     Ok(Judged {
         complete,
+        doubted: doubts.any(|(_, doubt)| doubt.cause == Cause::SourceIncomplete),
         wal_end: window.filter(|_| commit.wal.is_some()).map(|(_, end)| end),
         age_ms: now.millis().saturating_sub(youngest.millis()),
         why_not,

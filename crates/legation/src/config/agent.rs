@@ -7,6 +7,7 @@ use legation_core::statement::RegistryRow;
 use serde::{Deserialize, Serialize};
 
 use super::IdentityAt;
+use super::sources::{Command, Image};
 use super::units::{Rate, Size, Span};
 use crate::exit::Failure;
 
@@ -216,6 +217,10 @@ pub enum Source {
     Postgres(Postgres),
     /// A directory of files.
     Tree(Tree),
+    /// What a program prints.
+    Command(Command),
+    /// A volume, an image of a machine, or a container image.
+    Image(Image),
     /// A SQLite database.
     Sqlite(Sqlite),
 }
@@ -242,6 +247,9 @@ pub struct Tree {
     /// Time between two captures.
     #[serde(default = "Tree::usual_every")]
     pub every: Span,
+    /// Keep directories empty on which other file systems are mounted.
+    #[serde(default)]
+    pub one_file_system: bool,
 }
 
 /// A SQLite database.
@@ -368,6 +376,8 @@ impl Source {
         match self {
             Source::Postgres(_) => "postgres",
             Source::Tree(_) => "tree",
+            Source::Command(_) => "command",
+            Source::Image(_) => "image",
             Source::Sqlite(_) => "sqlite",
         }
     }
@@ -380,6 +390,15 @@ impl Postgres {
 }
 
 impl Tree {
+    /// A directory by its path alone.
+    pub fn of(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            every: Self::usual_every(),
+            one_file_system: false,
+        }
+    }
+
     fn usual_every() -> Span {
         Span(Duration::from_secs(300))
     }
@@ -458,6 +477,16 @@ impl Agent {
                     "it has more than one PostgreSQL source; give each a registry of its own"
                         .into(),
                 );
+            }
+            for source in &registry.source {
+                let found = match source {
+                    Source::Command(command) => command.check(),
+                    Source::Image(image) => image.check(),
+                    Source::Postgres(_) | Source::Tree(_) | Source::Sqlite(_) => Ok(()),
+                };
+                if let Err(what) = found {
+                    return wrong(what.to_owned());
+                }
             }
             if registry.source.is_empty() {
                 return wrong("it has no [[registry.source]]".into());

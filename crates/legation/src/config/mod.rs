@@ -5,6 +5,7 @@ pub mod catalogue;
 pub mod embassy;
 pub mod locators;
 pub mod person;
+pub mod sources;
 pub mod suggest;
 pub mod units;
 

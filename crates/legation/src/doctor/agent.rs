@@ -48,6 +48,8 @@ pub fn look(path: &Path, ctx: &Ctx, found: &mut Findings<'_>) {
                         found.keep("sqlite", Err::<(), _>(failure), &check);
                     }
                 },
+                // Looked at with the configuration: their programs, their snapshots.
+                Source::Command(_) | Source::Image(_) => {}
                 Source::Tree(tree) => match std::fs::read_dir(&tree.path) {
                     Ok(_) => found.ok(
                         "tree",

@@ -85,6 +85,7 @@ mod tests {
             database: None,
             sqlite: None,
             questions: Vec::new(),
+            incomplete: 0,
             probe: probe.map(|sql| (sql.to_owned(), Duration::from_secs(30))),
             short: None,
             notes: Vec::new(),

@@ -13,6 +13,7 @@ use legation_core::manifest::{Entry, SourceRoot};
 use legation_core::policy::{RegistryState, VersionState};
 use legation_core::source::{Restorer, SourceError, SourceResult};
 use legation_core::statement::{RootRow, Target as OrderTarget};
+use legation_registry::command::RESTORE_KEY;
 use legation_registry::postgres::ask::Question;
 use legation_registry::postgres::point::{Goal, PgTime};
 use legation_registry::postgres::record::Prepared;
@@ -39,6 +40,8 @@ const CONSISTENT: &str = "is consistent";
 pub(super) const OWN_PROBE: &str = "the registry's own probe";
 /// A version cannot ask for more: its probe must not keep the others from serving.
 const PROBE_WITHIN_MOST: Duration = Duration::from_secs(600);
+/// How many entries that are not whole are named.
+const NAMED: usize = 20;
 /// The source kind of a database cluster.
 pub(super) const POSTGRES: &str = "postgres";
 /// A version's fact that names the query which must answer true before it serves.
@@ -390,6 +393,8 @@ pub struct Source {
     pub bytes: u64,
     /// What could not be given back as it was.
     pub left_out: usize,
+    /// What the version itself says is not what the source held.
+    pub incomplete: usize,
 }
 
 /// Restores every source of a version into `dir`: one source into `dir` itself, several below it by name.
@@ -434,6 +439,7 @@ pub fn restore(
         let result = reader.restore(at, b"", &mut restorer, &mut |_| {})?;
         let report = restorer.to.finish()?;
         let mut readied = Readied::default();
+        let not_whole = named(&report.incomplete);
         let database = match plan {
             Some(mut plan) => {
                 let serve = serve(&path);
@@ -451,8 +457,14 @@ pub fn restore(
             probe: probe(&source.meta),
             questions: super::sealed::questions(&source.meta).0,
             short: readied.short,
-            notes: readied.notes,
+            notes: readied
+                .notes
+                .into_iter()
+                .chain(not_whole)
+                .chain(read_in(&source.meta))
+                .collect(),
             waiting: readied.waiting,
+            incomplete: report.incomplete.len(),
             entries: result.entries,
             bytes: result.bytes,
             left_out: report.left_out.len(),
@@ -474,6 +486,28 @@ fn damaged_at_home(meta: &BTreeMap<String, String>) -> Option<String> {
             0 => String::new(),
             more => format!(", and {more} more"),
         }
+    ))
+}
+
+/// The first of what is not whole, and how many more there are.
+fn named(incomplete: &[(Vec<u8>, String)]) -> Vec<String> {
+    let one = |(path, why): &(Vec<u8>, String)| format!("{} is {why}", crate::output::shown(path));
+    let mut named: Vec<String> = incomplete.iter().take(NAMED).map(one).collect();
+    if let Some(more @ 1..) = incomplete.len().checked_sub(NAMED) {
+        named.push(format!(
+            "{more} more are not as they were when they were captured"
+        ));
+    }
+    named
+}
+
+/// How a dump is read in again, as its owner has it.
+fn read_in(meta: &BTreeMap<String, String>) -> Option<String> {
+    let argv: Vec<String> = serde_json::from_str(meta.get(RESTORE_KEY)?).ok()?;
+    let quoted = argv.iter().map(|word| format!("{word:?}"));
+    let command = quoted.collect::<Vec<_>>().join(" ");
+    Some(format!(
+        "its owner reads it in again with {command}, given the file"
     ))
 }
 

@@ -20,6 +20,7 @@ mod release;
 mod rest;
 mod secrecy;
 mod shape;
+mod sources;
 mod sqlite;
 mod survive;
 mod watched;

@@ -1,4 +1,4 @@
-//! The tree of a version's entries: cut by content, so that a change moves no other node.
+//! The tree of a source's entries: where its nodes end, and which of them the parent version has already.
 
 use std::collections::BTreeMap;
 
