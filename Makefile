@@ -14,5 +14,5 @@ demo:
 	  $(if $(SCALE),--scale $(SCALE)) $(if $(LIVE),--seconds $(LIVE))
 
 test:
-	.ci/need
+	.ci/need servers
 	.ci/test
