@@ -1,7 +1,7 @@
 //! A base backup over the replication protocol, checked against the server's own manifest as it streams.
 //! The replication slot must exist before: WAL from the start on is taken by the receiver, not by the backup.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
 use legation_core::id::{Lsn, Sha256, Timeline};
@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::conn::{Conn, Message, row, take_cstr, take_u8};
 use super::crc32c::Crc32c;
 use super::facts::Facts;
+use super::lineage::history_file;
 use super::probe::{self, Probe, column, replication};
 use super::tar::{Member, MemberKind, Members, TarReader};
 use super::url::ConnectConfig;
@@ -21,8 +22,10 @@ use crate::{Error, Result};
 const MAX_MANIFEST: usize = 256 << 20;
 /// The name under which the server's manifest is kept, and where `pg_verifybackup` looks for it.
 const MANIFEST: &str = "backup_manifest";
-/// The one archive of a cluster without tablespaces.
+/// The archive of the data directory itself; each tablespace has one of its own before it.
 const ARCHIVE: &str = "base.tar";
+/// Where tablespaces are kept in a version: as directories, where the source has links.
+const TABLESPACES: &str = "pg_tblspc";
 
 /// How to take a base.
 #[derive(Debug, Clone)]
@@ -77,6 +80,7 @@ pub fn capture(
     let mut backup = Backup {
         sink,
         stop,
+        prefix: Vec::new(),
         crc: Crc32c::new(),
         path: Vec::new(),
         size: 0,
@@ -86,7 +90,7 @@ pub fn capture(
         owner: (0, 0),
     };
     let (start, timeline) = position(&mut conn, stop, "its start")?;
-    refuse_tablespaces(&mut conn, stop)?;
+    tablespaces(&mut conn, stop)?;
     let manifest = stream(&mut conn, &mut backup)?;
     let (end, end_timeline) = position(&mut conn, stop, "its end")?;
     finish(&mut conn, stop)?;
@@ -194,29 +198,36 @@ fn position(conn: &mut Conn, stop: &dyn Fn() -> bool, what: &str) -> Result<(Lsn
     }
 }
 
-fn refuse_tablespaces(conn: &mut Conn, stop: &dyn Fn() -> bool) -> Result<()> {
-    let mut rows = 0;
+/// The list of tablespaces and where they lie at home: nothing that a version needs.
+fn tablespaces(conn: &mut Conn, stop: &dyn Fn() -> bool) -> Result<()> {
     loop {
-        let message = next(conn, stop)?;
-        match message.tag {
-            b'T' => {}
-            b'D' => rows += 1,
-            b'C' if rows <= 1 => return Ok(()),
-            b'C' => {
-                return Err(Error::refused(
-                    "a tablespace outside the data directory appeared: not supported yet",
-                    "move its tables with ALTER TABLE … SET TABLESPACE pg_default and drop it",
-                ));
-            }
+        match next(conn, stop)?.tag {
+            b'T' | b'D' => {}
+            b'C' => return Ok(()),
             tag => return Err(unexpected(tag)),
         }
     }
 }
 
-/// The archive and the manifest; returns the manifest.
+/// Where the members of an archive go: the data directory, or a directory for the tablespace of this number.
+fn place(archive: &str) -> Result<Vec<u8>> {
+    if archive == ARCHIVE {
+        return Ok(Vec::new());
+    }
+    let number = archive.strip_suffix(".tar").filter(|number| {
+        !number.is_empty() && number.len() <= 10 && number.bytes().all(|b| b.is_ascii_digit())
+    });
+    number.map_or_else(
+        || Err(bad(&format!("the server sends an archive {archive:?}"))),
+        |number| Ok(format!("{TABLESPACES}/{number}").into_bytes()),
+    )
+}
+
+/// The archives and the manifest; returns the manifest.
 fn stream(conn: &mut Conn, backup: &mut Backup<'_>) -> Result<Vec<u8>> {
     let mut tar: Option<TarReader> = None;
     let mut manifest: Option<Vec<u8>> = None;
+    let mut seen = BTreeSet::new();
     loop {
         let message = next(conn, backup.stop)?;
         let mut body: Bytes = match message.tag {
@@ -227,9 +238,16 @@ fn stream(conn: &mut Conn, backup: &mut Backup<'_>) -> Result<Vec<u8>> {
         };
         match take_u8(&mut body)? {
             b'n' => {
+                if let Some(tar) = tar.take() {
+                    tar.finish()?;
+                }
                 let name = take_cstr(&mut body)?;
-                if name != ARCHIVE || tar.is_some() {
+                backup.prefix = place(&name)?;
+                if manifest.is_some() || !seen.insert(name.clone()) {
                     return Err(bad(&format!("the server sends an archive {name:?}")));
+                }
+                if name != ARCHIVE {
+                    backup.tablespace()?;
                 }
                 tar = Some(TarReader::new());
             }
@@ -246,8 +264,12 @@ fn stream(conn: &mut Conn, backup: &mut Backup<'_>) -> Result<Vec<u8>> {
             kind => return Err(bad(&format!("data of kind {:?}", char::from(kind)))),
         }
     }
-    tar.ok_or_else(|| bad("the server sent no archive"))?
-        .finish()?;
+    if !seen.contains(ARCHIVE) {
+        return Err(bad("the server sent no archive of the data directory"));
+    }
+    if let Some(tar) = tar {
+        tar.finish()?;
+    }
     manifest.ok_or_else(|| bad("the server sent no manifest"))
 }
 
@@ -265,6 +287,8 @@ fn finish(conn: &mut Conn, stop: &dyn Fn() -> bool) -> Result<()> {
 struct Backup<'a> {
     sink: &'a mut dyn Sink,
     stop: &'a dyn Fn() -> bool,
+    /// Where the members of the current archive go, see [`place`].
+    prefix: Vec<u8>,
     crc: Crc32c,
     path: Vec<u8>,
     size: u64,
@@ -277,6 +301,24 @@ struct Backup<'a> {
 }
 
 impl Backup<'_> {
+    /// The directory that takes a tablespace's link's place.
+    fn tablespace(&mut self) -> Result<()> {
+        let path = self.prefix.clone();
+        self.sink.begin(Entry {
+            path,
+            kind: EntryKind::Dir,
+            mode: 0o700,
+            uid: self.owner.0,
+            gid: self.owner.1,
+            mtime: Mtime::default(),
+            size: 0,
+            xattrs: Default::default(),
+            extents: Extents::default(),
+        })?;
+        self.entries += 1;
+        Ok(self.sink.end()?)
+    }
+
     /// A file that came outside the archive.
     fn whole_file(&mut self, path: &[u8], bytes: &[u8]) -> Result<()> {
         self.sink.begin(Entry {
@@ -301,11 +343,7 @@ impl Backup<'_> {
 
     /// The ancestry of a timeline that did not begin with the cluster.
     fn history(&mut self, conn: &mut Conn, timeline: Timeline) -> Result<()> {
-        let rows = conn.query_until(&format!("TIMELINE_HISTORY {timeline}"), self.stop)?;
-        let text = rows
-            .first()
-            .and_then(|row| column(row, 1))
-            .ok_or_else(|| bad("no timeline history"))?;
+        let text = history_file(conn, timeline, self.stop)?;
         self.whole_file(
             format!("pg_wal/{:08X}.history", timeline.0).as_bytes(),
             text.as_bytes(),
@@ -314,7 +352,12 @@ impl Backup<'_> {
 }
 
 impl Members for Backup<'_> {
-    fn begin(&mut self, member: Member) -> Result<()> {
+    fn begin(&mut self, mut member: Member) -> Result<()> {
+        if !self.prefix.is_empty() {
+            let within = std::mem::replace(&mut member.path, self.prefix.clone());
+            member.path.push(b'/');
+            member.path.extend_from_slice(&within);
+        }
         let kind = match member.kind {
             MemberKind::File => EntryKind::File,
             MemberKind::Dir => EntryKind::Dir,

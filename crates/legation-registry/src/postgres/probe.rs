@@ -415,18 +415,18 @@ impl Findings {
             );
         }
         let spaces = conn.query(
-            "select spcname from pg_tablespace where spcname not in ('pg_default','pg_global')",
+            "select spcname from pg_tablespace where spcname not in ('pg_default','pg_global') order by 1",
         )?;
         if !spaces.is_empty() {
             let names: Vec<_> = spaces.iter().filter_map(|row| column(row, 0)).collect();
             self.add(
                 "tablespaces",
-                Severity::Blocking,
+                Severity::Note,
                 format!(
-                    "tablespaces outside the data directory are not supported yet: {}",
+                    "tablespaces become directories within the data directory of a restored copy: {}",
                     names.join(", ")
                 ),
-                "move their tables with ALTER TABLE … SET TABLESPACE pg_default and drop them",
+                "",
             );
         }
         Ok(())

@@ -15,7 +15,8 @@ use legation_core::source::SourceResult;
 use super::control::ControlFile;
 use super::facts::Facts;
 use super::server::{Binaries, RunAs};
-use super::walfile::WalWriter;
+use super::spaces;
+use super::walfile::{Switch, WalWriter};
 use crate::error::Context;
 use crate::{Error, Result};
 
@@ -50,8 +51,6 @@ const REMOVED: [&str; 6] = [
     "recovery.conf",
     "current_logfiles",
 ];
-/// Where the server would make links to tablespaces from, before anything is replayed.
-const TABLESPACE_MAP: &str = "tablespace_map";
 /// Prepared transactions are replayed into memory of a fixed size: home may have raised it after the base, and the replay
 /// would end where it does not fit. A slot takes some hundred bytes.
 const LEAST_PREPARED: u32 = 256;
@@ -246,11 +245,12 @@ pub fn prepare(
             break;
         }
     }
-    writer.finish()?;
+    let switches = writer.finish()?;
+    history(&data_dir.join("pg_wal"), &plan.facts, &switches)?;
     let (carried, notes) = carried(&plan.facts);
     write_new(
         &data_dir.join("postgresql.conf"),
-        configuration(data_dir, &carried, serve, &control)?.as_bytes(),
+        configuration(data_dir, &carried, serve, &control, switches.last())?.as_bytes(),
     )?;
     write_new(
         &data_dir.join("postgresql.auto.conf"),
@@ -262,6 +262,30 @@ pub fn prepare(
     socket_dir(serve)?;
     own(data_dir, serve.run_as.as_ref(), true)?;
     Ok(notes)
+}
+
+/// Writes the file that leads replay over the switches: the base's own ancestry, and what followed.
+fn history(pg_wal: &Path, facts: &Facts, switches: &[Switch]) -> Result<()> {
+    let Some(last) = switches.last() else {
+        return Ok(());
+    };
+    let name = |timeline: Timeline| pg_wal.join(format!("{:08X}.history", timeline.0));
+    let mut text = match facts.timeline.0 {
+        1 => String::new(),
+        _ => {
+            let of_base = name(facts.timeline);
+            fs::read_to_string(&of_base).at(|| of_base.display().to_string())?
+        }
+    };
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    for switch in switches {
+        text.push_str(&format!("{}\t{}\tas captured\n", switch.from, switch.at));
+    }
+    let path = name(last.to);
+    remove(&path)?;
+    write_new(&path, text.as_bytes())
 }
 
 fn check_directory(data_dir: &Path, facts: &Facts) -> Result<ControlFile> {
@@ -290,22 +314,7 @@ fn check_directory(data_dir: &Path, facts: &Facts) -> Result<ControlFile> {
             data_dir.display()
         )));
     }
-    // A base without tablespaces has an empty map; the links of any other would be made after we looked for links.
-    let map = data_dir.join(TABLESPACE_MAP);
-    match fs::symlink_metadata(&map) {
-        Err(e) if e.kind() == ErrorKind::NotFound => {}
-        Ok(meta) if meta.is_file() && meta.len() == 0 => remove(&map)?,
-        Ok(_) => {
-            return Err(Error::refused(
-                format!(
-                    "{} names tablespaces: they would lead out of the restored directory",
-                    map.display()
-                ),
-                "tablespaces outside the data directory are not supported; a version of this product never has any: find out who wrote this one",
-            ));
-        }
-        Err(e) => return Err(Error::io(map.display().to_string(), e)),
-    }
+    spaces::forget_links(data_dir)?;
     // Links are looked at before anything is written: a link is how a restore would reach out of its directory.
     own(data_dir, None, false)?;
     Ok(control)
@@ -330,7 +339,7 @@ fn own(dir: &Path, run_as: Option<&RunAs>, set: bool) -> Result<()> {
                     path.display(),
                     target.display()
                 ),
-                "tablespaces and a WAL directory elsewhere are not supported yet",
+                "no version of this product holds such a link: restore the version again into an empty directory",
             ));
         }
         if !kind.is_dir() && !kind.is_file() {
@@ -486,6 +495,7 @@ fn configuration(
     carried: &[(&'static str, String)],
     serve: &Serve,
     control: &ControlFile,
+    last: Option<&Switch>,
 ) -> Result<String> {
     let on = |b: bool| if b { "on" } else { "off" }.to_owned();
     let path = |p: &Path| {
@@ -517,11 +527,16 @@ fn configuration(
         ("local_preload_libraries", String::new()),
         ("max_logical_replication_workers", "0".into()),
         ("jit", "off".into()),
-        // Recovery: only the WAL in pg_wal, to its end, on the timeline of the base.
+        // Recovery: only the WAL in pg_wal, to its end, on the timeline of the base or the one that it was seen to go on in.
         ("restore_command", "false".into()),
-        ("recovery_target_timeline", "current".into()),
+        (
+            "recovery_target_timeline",
+            last.map_or_else(|| "current".into(), |switch| switch.to.to_string()),
+        ),
         ("recovery_init_sync_method", "syncfs".into()),
         ("hot_standby", "off".into()),
+        // Tablespaces are directories in the data directory here, which recovery takes for damage otherwise.
+        ("allow_in_place_tablespaces", "on".into()),
         // At least as much as at home, or prepared transactions and locks in the WAL do not fit.
         (
             "max_connections",

@@ -218,7 +218,13 @@ impl Server {
     pub fn start(data_dir: &Path, plan: &Plan, serve: &Serve, binaries: &Binaries) -> Result<Self> {
         RunAs::check(serve.run_as.as_ref())?;
         if data_dir.join("recovery.signal").is_file() {
-            refuse_tablespaces(data_dir, plan, binaries)?;
+            let changed = super::spaces::keep_inside(data_dir, plan, binaries)?;
+            if changed > 0 {
+                tracing::info!(
+                    changed,
+                    "the log creates its tablespaces within the data directory"
+                );
+            }
         }
         let log = fs::OpenOptions::new()
             .create(true)
@@ -593,40 +599,5 @@ fn as_user(command: &mut Command, run_as: Option<&RunAs>) {
         && rustix::process::geteuid().is_root()
     {
         command.uid(user.uid).gid(user.gid);
-    }
-}
-
-/// A tablespace made after the base would be replayed as a link into a path of the source's host. Its own tool finds
-/// the record before anything is replayed.
-fn refuse_tablespaces(data_dir: &Path, plan: &Plan, binaries: &Binaries) -> Result<()> {
-    if plan.until <= plan.facts.start {
-        return Ok(());
-    }
-    let output = Command::new(binaries.program("pg_waldump"))
-        .args(["--rmgr=Tablespace", "-p"])
-        .arg(data_dir.join("pg_wal"))
-        .args([
-            "-t",
-            &plan.facts.timeline.to_string(),
-            "-s",
-            &plan.facts.start.to_string(),
-        ])
-        .env_clear()
-        .env("LC_ALL", "C")
-        .output();
-    let output = match output {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        other => other.at(|| "run pg_waldump".into())?,
-    };
-    let text = String::from_utf8_lossy(&output.stdout);
-    match text.lines().find(|line| line.contains("CREATE")) {
-        None => Ok(()),
-        Some(line) => Err(Error::refused(
-            format!(
-                "the WAL creates a tablespace outside the data directory: {}",
-                line.trim()
-            ),
-            "not supported yet: choose a target before it, or drop the tablespace at home and take a new base",
-        )),
     }
 }

@@ -1,5 +1,8 @@
 //! WAL segments on disk: written from a byte stream, cut exactly where the plan ends. Every byte after the cut is
 //! zero, so that replay finds the end of the log there and nowhere else.
+//!
+//! Where the stream goes on in a later timeline, a segment of that one begins with a copy of what came before the switch,
+//! as PostgreSQL itself writes it; the history file that leads replay there is ours to write.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -11,10 +14,25 @@ use super::restore::{Plan, WalPiece};
 use crate::error::Context;
 use crate::{Error, Result};
 
+/// Where the log goes on in another timeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Switch {
+    /// The timeline that is left.
+    pub(crate) from: Timeline,
+    /// Where.
+    pub(crate) at: Lsn,
+    /// The one that follows.
+    pub(crate) to: Timeline,
+}
+
 /// Writes `pg_wal`.
 pub(crate) struct WalWriter {
     dir: PathBuf,
+    /// Whose files are written: the base's timeline, or the later one that was gone on to.
     timeline: Timeline,
+    /// The timeline of the last bytes; before the base's own it may be an earlier one.
+    at: Option<Timeline>,
+    switches: Vec<Switch>,
     segment_size: u64,
     until: Lsn,
     /// Everything from the plan's first byte up to here is written.
@@ -38,6 +56,8 @@ impl WalWriter {
         Ok(WalWriter {
             dir,
             timeline: plan.facts.timeline,
+            at: None,
+            switches: Vec::new(),
             segment_size: plan.facts.wal_segment_size.into(),
             until: plan.until,
             next: plan.wal_from,
@@ -58,16 +78,10 @@ impl WalWriter {
         if first >= last {
             return Ok(self.next >= self.until);
         }
-        if piece.timeline != self.timeline {
-            return Err(bad(&format!(
-                "it goes on in timeline {} at {first}; a restore across timelines is not supported yet: choose a version \
-                 of that timeline",
-                piece.timeline
-            )));
-        }
         if first > self.next {
             return Err(bad(&format!("{} to {first} is missing", self.next)));
         }
+        self.go_on_in(piece.timeline, first)?;
         let bytes =
             &piece.bytes[(first.0 - piece.start.0) as usize..(last.0 - piece.start.0) as usize];
         let again = (self.next.0.min(last.0) - first.0) as usize;
@@ -76,8 +90,45 @@ impl WalWriter {
         Ok(self.next >= self.until)
     }
 
-    /// Checks that everything planned has come, and makes it durable.
-    pub(crate) fn finish(mut self) -> Result<()> {
+    /// Before bytes of `timeline` are written at `first`. A timeline is left exactly where the next one begins.
+    fn go_on_in(&mut self, timeline: Timeline, first: Lsn) -> Result<()> {
+        let before = self.at.replace(timeline);
+        if before == Some(timeline) || (before.is_none() && timeline <= self.timeline) {
+            return Ok(());
+        }
+        let from = before.unwrap_or(self.timeline);
+        if timeline < from || first != self.next {
+            return Err(bad(&format!(
+                "it goes on in timeline {timeline} at {first}, after timeline {from} up to {}",
+                self.next
+            )));
+        }
+        // What led to the base's own timeline lies in files of that one, and the base has its history.
+        if timeline <= self.timeline {
+            return Ok(());
+        }
+        self.close()?;
+        let within = first.0 % self.segment_size;
+        if within > 0 {
+            let number = first.0 / self.segment_size;
+            let name = |timeline| {
+                let name = segment_name(timeline, number, self.segment_size);
+                self.dir.join(name)
+            };
+            let to = name(timeline);
+            std::fs::copy(name(self.timeline), &to).at(|| to.display().to_string())?;
+        }
+        self.switches.push(Switch {
+            from: self.timeline,
+            at: first,
+            to: timeline,
+        });
+        self.timeline = timeline;
+        Ok(())
+    }
+
+    /// Checks that everything planned has come, and makes it durable. Tells where it went on in other timelines.
+    pub(crate) fn finish(mut self) -> Result<Vec<Switch>> {
         if self.next < self.until {
             return Err(bad(&format!(
                 "it ends at {}, and {} is needed",
@@ -87,7 +138,8 @@ impl WalWriter {
         self.close()?;
         File::open(&self.dir)
             .and_then(|d| d.sync_all())
-            .at(|| self.dir.display().to_string())
+            .at(|| self.dir.display().to_string())?;
+        Ok(self.switches)
     }
 
     fn write(&mut self, mut at: Lsn, mut bytes: &[u8]) -> Result<()> {

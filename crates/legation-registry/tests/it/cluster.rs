@@ -10,10 +10,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use legation_core::id::{Lsn, Timeline};
-use legation_core::source::WalSink;
+use legation_core::source::{SourceResult, WalSink};
 use legation_registry::postgres::{
     BaseOptions, Binaries, Conn, ConnectConfig, Facts, Plan, RunAs, Serve, Server, Target,
-    WalOptions, WalReport, base, ensure_slot, prepare, receive,
+    WalOptions, WalPiece, WalReport, base, ensure_slot, prepare, receive,
 };
 use legation_registry::tree::TreeRestorer;
 use legation_registry::{Error, Result};
@@ -120,6 +120,28 @@ impl Cluster {
         file.write_all(text.as_bytes()).unwrap();
         cluster.start();
         cluster
+    }
+
+    /// A place and a port for a copy of another; nothing is there yet.
+    pub fn empty() -> Self {
+        Cluster {
+            dir: scratch(),
+            port: free_port(),
+        }
+    }
+
+    /// Makes a copy listen where it lies.
+    pub fn own_port(&self) {
+        use std::io::Write;
+        let conf = self.data().join("postgresql.auto.conf");
+        let mut file = std::fs::OpenOptions::new().append(true).open(conf).unwrap();
+        let socket = self.dir.path().display();
+        writeln!(
+            file,
+            "port = {}\nunix_socket_directories = '{socket}'",
+            self.port
+        )
+        .unwrap();
     }
 
     pub fn data(&self) -> PathBuf {
@@ -281,18 +303,34 @@ pub fn restore_with(
     target: Target,
     read_only: bool,
 ) -> Result<Restored> {
+    restore_pieces(
+        sink,
+        (wal.first(), wal.end()),
+        wal.pieces(),
+        target,
+        read_only,
+    )
+}
+
+/// As [`restore_with`], from pieces of WAL that reach from one position to another.
+pub fn restore_pieces(
+    sink: &MemorySink,
+    (first, end): (Lsn, Lsn),
+    pieces: Vec<SourceResult<WalPiece>>,
+    target: Target,
+    read_only: bool,
+) -> Result<Restored> {
     let dir = scratch();
     let data = dir.path().join("data");
     let facts = Facts::from_meta(&sink.meta)?;
-    let first = wal.first();
-    let plan = Plan::new(facts, first, wal.end(), target)?;
+    let plan = Plan::new(facts, first, end, target)?;
     let mut restorer = TreeRestorer::new(&data)?;
     sink.restore(&mut restorer)?;
     restorer.finish()?;
     let mut serve = Serve::beside(&data, free_port(), account());
     serve.fsync = false;
     serve.read_only = read_only;
-    prepare(&data, &plan, &serve, &mut wal.pieces().into_iter())?;
+    prepare(&data, &plan, &serve, &mut pieces.into_iter())?;
     let mut server = Server::start(&data, &plan, &serve, &binaries())?;
     server.wait_ready(Duration::from_secs(60), &mut |_| true)?;
     Ok(Restored {

@@ -7,6 +7,7 @@ mod memory;
 mod probe;
 mod sanitise;
 mod shutdown;
+mod spaces;
 mod stream;
 mod timeline;
 mod tree;

@@ -21,7 +21,7 @@ pub enum Reread {
         /// Where the server's ends.
         end: Lsn,
     },
-    /// The server is on another timeline, or has removed it: nothing can be said.
+    /// It is another cluster, its history does not hold that range, or it has removed it: nothing can be said.
     Gone,
 }
 
@@ -40,10 +40,11 @@ pub fn reread(
 ) -> Result<Reread> {
     let mut conn = replication(config)?;
     let system = identify_on(&mut conn)?;
-    if (system.id, system.timeline) != (system_id, timeline) {
+    if system.id != system_id || system.timeline < timeline {
         return Ok(Reread::Gone);
     }
-    if system.flushed < range.end {
+    let is_current = system.timeline == timeline;
+    if is_current && system.flushed < range.end {
         return Ok(Reread::Shorter {
             end: system.flushed,
         });
@@ -74,7 +75,8 @@ pub fn reread(
             b'E' => {
                 let error = conn.server_error(message.body);
                 return match &error {
-                    Error::Server(e) if lost(e, "").is_some() => Ok(Reread::Gone),
+                    // Of an earlier timeline it also says that its history does not hold the range.
+                    Error::Server(e) if !is_current || lost(e, "").is_some() => Ok(Reread::Gone),
                     _ => Err(error),
                 };
             }

@@ -121,7 +121,7 @@ fn gaps_contradictions_and_other_timelines_are_refused() {
         for piece in pieces {
             writer.accept(piece)?;
         }
-        writer.finish()
+        writer.finish().map(drop)
     };
     let says = |pieces: &[WalPiece], text: &str| {
         let error = attempt(pieces).unwrap_err().to_string();
@@ -142,10 +142,72 @@ fn gaps_contradictions_and_other_timelines_are_refused() {
         timeline: Timeline(2),
         ..piece(3000, 9000)
     };
-    says(&[piece(0, 3000), later], "in timeline 2 at 0/BB8");
+    attempt(&[piece(0, 3000), later.clone()]).unwrap();
+    says(
+        &[piece(0, 2999), later.clone()],
+        "0/BB7 to 0/BB8 is missing",
+    );
+    let early = WalPiece {
+        timeline: Timeline(2),
+        ..piece(2999, 9000)
+    };
+    says(
+        &[piece(0, 3000), early],
+        "in timeline 2 at 0/BB7, after timeline 1",
+    );
+    let back = piece(4000, 9000);
+    let part = WalPiece {
+        timeline: Timeline(2),
+        ..piece(3000, 4000)
+    };
+    says(
+        &[piece(0, 3000), part, back],
+        "in timeline 1 at 0/FA0, after timeline 2",
+    );
     let overflow = WalPiece {
         start: Lsn(u64::MAX - 3),
         ..piece(0, 10)
     };
     says(&[overflow], "overflows");
+}
+
+#[test]
+fn a_later_timeline_goes_on_in_its_own_files_with_what_came_before_in_that_segment() {
+    let (switch, end) = (SEGMENT + 5000, 2 * SEGMENT + 70);
+    let plan = plan(100, 200, end);
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = WalWriter::new(dir.path().into(), &plan).unwrap();
+    writer.accept(&piece(0, switch)).unwrap();
+    let later = WalPiece {
+        timeline: Timeline(3),
+        ..piece(switch, end)
+    };
+    assert!(writer.accept(&later).unwrap());
+    let switches = writer.finish().unwrap();
+    let expected = Switch {
+        from: Timeline(1),
+        at: Lsn(switch),
+        to: Timeline(3),
+    };
+    assert_eq!(switches, [expected]);
+    let read = |timeline, number| {
+        let name = segment_name(Timeline(timeline), number, SEGMENT);
+        std::fs::read(dir.path().join(name)).unwrap()
+    };
+    for (timeline, number, last) in [
+        (1, 0, SEGMENT),
+        (1, 1, switch),
+        (3, 1, 2 * SEGMENT),
+        (3, 2, end),
+    ] {
+        for (i, found) in read(timeline, number).iter().enumerate() {
+            let position = number * SEGMENT + i as u64;
+            assert_eq!(*found, if position < last { byte(position) } else { 0 });
+        }
+    }
+    assert!(
+        !dir.path()
+            .join(segment_name(Timeline(3), 0, SEGMENT))
+            .exists()
+    );
 }
