@@ -14,6 +14,10 @@ pub const MAX_UNSEEN: u64 = 3600 * 1000;
 /// needed more could never be opened, and half of it leaves room for the log that continues the version.
 pub const MAX_VERSION_EPOCHS: u64 = 1024;
 
+/// By how much a clock may be off, in milliseconds, where a moment at the database is compared with the log's times: five
+/// minutes. It opens an epoch more than needed rather than one too few.
+pub const CLOCK_MARGIN: u64 = 5 * 60 * 1000;
+
 /// The most registries in one order.
 pub const MAX_SCOPE: usize = 256;
 
@@ -34,6 +38,14 @@ impl Order {
                 format!("from version {v} as last acknowledged")
             }
             (VersionPick::Exactly(v), None) => format!("as of version {v}"),
+            (VersionPick::Exactly(v), Some(Target::Lsn(lsn))) => {
+                format!("from version {v} as of position {lsn}")
+            }
+            (VersionPick::Exactly(v), Some(Target::Time(time))) => {
+                format!("from version {v} as of {time}")
+            }
+            // Refused as a shape; a sentence is made of any fields all the same.
+            (VersionPick::Latest, Some(point)) => format!("as of {point}"),
         };
         let loss = if self.accept_loss == YesNo::Yes {
             " Loss is accepted."
@@ -122,6 +134,13 @@ impl Order {
             single,
             Shape,
             "an order for one version names one registry; use 'version: latest' for several"
+        );
+        let placed =
+            self.version != VersionPick::Latest || !self.target.is_some_and(Target::is_point);
+        hold!(
+            placed,
+            Shape,
+            "a point in time is reached from one version: 'version: v7'"
         );
         match self.act {
             Act::Activate => {

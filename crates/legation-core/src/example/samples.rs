@@ -34,6 +34,22 @@ pub fn samples() -> Vec<Statement> {
         &[3],
         &OpeningKey::from_seed(&[71; 32]).expect("a seed"),
     );
+    let point = Some(Target::Time(v("2026-11-22T09:00:10Z")));
+    let (first, size) = (VersionPick::Exactly(VersionNo(1)), world.state.size());
+    let past = Order {
+        order: v("2026-11-22-0ddba110"),
+        registry: vec![ScopeRow {
+            registry: registry(1),
+            epochs: world
+                .state
+                .scope(registry(1), first, point, size)
+                .expect("a version"),
+        }],
+        version: first,
+        target: point,
+        ..grant.clone()
+    };
+    let past = past.with_sentence().expect("a sound grant");
     let session = world.session(&order, 81);
     let at = v("2026-11-22T09:41:07.318Z");
     let (a, name): (Name, _) = (v("a"), order.order.clone());
@@ -122,6 +138,7 @@ pub fn samples() -> Vec<Statement> {
         mandate.into(),
         order.clone().into(),
         grant.into(),
+        past.into(),
         Epoch {
             epoch: EpochNo(3),
             ..world.epoch(1)

@@ -31,6 +31,27 @@ fn the_sentence_says_the_whole_effect() {
         exact.make_sentence(),
         "Start 1 registry at embassy a, for reading only, as of version v7, while home goes on writing."
     );
+    for (target, says) in [
+        (
+            "lsn 0/5A1C2E80",
+            "from version v7 as of position 0/5A1C2E80",
+        ),
+        (
+            "time 2026-11-22T09:30:00.104Z",
+            "from version v7 as of 2026-11-22T09:30:00.104Z",
+        ),
+    ] {
+        let past = Order {
+            target: Some(v(target)),
+            ..exact.clone()
+        };
+        assert_eq!(
+            past.make_sentence(),
+            format!(
+                "Start 1 registry at embassy a, for reading only, {says}, while home goes on writing."
+            )
+        );
+    }
     let key = crate::keys::OpeningKey::from_seed(&[71; 32]).unwrap();
     let grant = world.grant("2026-11-22-7f2c91d0", &[3], &key);
     let id = key.public().id();

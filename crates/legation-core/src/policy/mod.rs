@@ -18,7 +18,9 @@ mod writer;
 
 pub(crate) use refusal::hold;
 pub use refusal::{Class, Refusal, Rule};
-pub use state::{EpochState, FenceState, MarkState, OrderState, RegistryState, VersionState};
+pub use state::{
+    Closed, EpochState, FenceState, MarkState, OrderState, RegistryState, VersionState,
+};
 
 use crate::attachments::{Attachments, fetch};
 use crate::id::{Generation, OrderId, RegistryId, Sha256, StateId, VersionNo};

@@ -2,7 +2,8 @@
 
 use super::{Change, Effect, State};
 use crate::id::{
-    Digest, EpochNo, Generation, OrderId, RegistryId, Sha256, StreamId, Term, VersionNo,
+    Digest, EpochNo, Generation, Lsn, OrderId, RegistryId, Sha256, StreamId, Term, Timeline,
+    VersionNo,
 };
 use crate::statement::{
     Commit, Doubt, EpochSet, Fence, Gap, Mark, Name, Order, Recipient, RegistryRow, Report,
@@ -50,6 +51,22 @@ pub struct EpochState {
     pub index: u64,
     /// When the embassy received it.
     pub received: Time,
+    /// How far its log went, once a later epoch was marked.
+    pub closed: Option<Closed>,
+}
+
+/// How far the log of an epoch is known to have gone when a later epoch was marked. What comes after changes nothing of
+/// it, so that an order is judged as it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// The later epoch's entry.
+    pub index: u64,
+    /// The timeline of the last mark.
+    pub timeline: Timeline,
+    /// Its position.
+    pub lsn: Lsn,
+    /// Its time, by the agent's clock.
+    pub at: Time,
 }
 
 /// A version.
@@ -201,6 +218,24 @@ impl RegistryState {
             .get(usize::try_from(epoch.0.checked_sub(1)?).ok()?)
     }
 
+    /// A mark in `later` says that the log left the epoch that was marked last.
+    fn close(&mut self, later: EpochNo, index: u64) {
+        let Some(last) = self.mark.as_ref().map(|held| &held.mark) else {
+            return;
+        };
+        let (epoch, timeline, lsn, at) = (last.epoch, last.timeline, last.lsn, last.at);
+        let at_hand = epoch.0.checked_sub(1).and_then(|n| usize::try_from(n).ok());
+        let left = at_hand.and_then(|n| self.epochs.get_mut(n));
+        if let Some(left) = left.filter(|left| later > epoch && left.closed.is_none()) {
+            left.closed = Some(Closed {
+                index,
+                timeline,
+                lsn,
+                at,
+            });
+        }
+    }
+
     /// The newest version that these epochs open.
     #[must_use]
     pub fn newest_within(&self, epochs: &EpochSet) -> Option<&VersionState> {
@@ -241,6 +276,7 @@ impl State {
                     slip,
                     index,
                     received,
+                    closed: None,
                 });
             }),
             Change::Commit(it) => {
@@ -256,6 +292,7 @@ impl State {
                 return vec![Effect::VersionKept { registry, version }];
             }
             Change::Mark(it) => self.with(it.registry, |r| {
+                r.close(it.epoch, index);
                 r.streams.insert(it.stream);
                 r.mark = Some(MarkState {
                     id,

@@ -6,7 +6,7 @@
 use super::field::Rows;
 use super::row::*;
 use super::text::{Lines, MAX_ATTACHMENT, MAX_TEXT, ParseError, kind_of};
-use super::value::{Bytes32, EpochSet, Line, Name, Of, Recipient, Time, VersionPick};
+use super::value::{Bytes32, EpochSet, Line, Name, Of, Recipient, Target, Time, VersionPick};
 use super::word::*;
 use crate::id::{
     Digest, EpochNo, Generation, Lsn, OrderId, RegistryId, Sha256, StateId, StreamId, Term,

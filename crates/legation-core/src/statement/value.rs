@@ -387,6 +387,47 @@ impl FromStr for VersionPick {
     }
 }
 
+/// Up to where a registry's log is replayed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// To the last position that the embassy acknowledged.
+    EndOfWal,
+    /// To this position.
+    Lsn(Lsn),
+    /// To this moment, by the clock of the database.
+    Time(Time),
+}
+
+impl Target {
+    /// Whether it is a point in the past, and not the end.
+    #[must_use]
+    pub fn is_point(self) -> bool {
+        self != Self::EndOfWal
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EndOfWal => f.write_str("end-of-wal"),
+            Self::Lsn(lsn) => write!(f, "lsn {lsn}"),
+            Self::Time(time) => write!(f, "time {time}"),
+        }
+    }
+}
+
+impl FromStr for Target {
+    type Err = NotAValue;
+    fn from_str(text: &str) -> Result<Self, NotAValue> {
+        match text.split_once(' ') {
+            None if text == "end-of-wal" => Ok(Self::EndOfWal),
+            Some(("lsn", lsn)) => lsn.parse().map(Self::Lsn).map_err(|_| NotAValue),
+            Some(("time", time)) => time.parse().map(Self::Time),
+            _ => Err(NotAValue),
+        }
+    }
+}
+
 /// To whom an order's keys are released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recipient {
@@ -447,6 +488,7 @@ impl FromStr for Of {
 
 field! {
     VersionPick => "latest, or a version like v7",
+    Target => "end-of-wal, or a point like 'lsn 0/5A1C2E80' or 'time 2026-11-22T09:30:00Z'",
     Recipient => "session, or the SHA-256 of a public key",
     Of => "this, or a state",
 }

@@ -69,13 +69,6 @@ words! {
     }
 }
 words! {
-    /// Up to where a started registry is replayed.
-    Target {
-        /// To the last position that the embassy acknowledged.
-        EndOfWal = "end-of-wal",
-    }
-}
-words! {
     /// The line of history. Only `main` exists in this version.
     Branch {
         /// The one that counts.

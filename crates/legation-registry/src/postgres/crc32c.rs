@@ -35,7 +35,7 @@ const fn tables() -> [[u32; 256]; 8] {
 }
 
 /// A running checksum.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Crc32c(u32);
 
 impl Crc32c {

@@ -4,7 +4,9 @@
 mod base;
 mod cluster;
 mod memory;
+mod point;
 mod probe;
+mod record;
 mod sanitise;
 mod shutdown;
 mod spaces;

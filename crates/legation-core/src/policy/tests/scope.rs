@@ -166,3 +166,189 @@ fn an_order_written_in_sight_of_a_stale_log_is_refused() {
     };
     asked(&mut world, "1-2", later, Ok(()));
 }
+
+const MINUTE: u64 = 60_000;
+
+/// Registry 1 with v1 in epoch 1 and its log in epochs 2, 3 and 4, each left ten minutes after the one before: epoch 2 at
+/// 0/2000300, epoch 3 at 0/2000500. Returns when these were left.
+fn long() -> (World, Time, Time) {
+    let mut world = World::lived();
+    let mut left = Vec::new();
+    for stream in [8, 9] {
+        left.push(
+            world
+                .state
+                .registry(registry(1))
+                .unwrap()
+                .mark
+                .as_ref()
+                .unwrap()
+                .mark
+                .at,
+        );
+        world.must(world.write(1, world.epoch(1)));
+        for _ in 0..2 {
+            world.now = world.now.plus_millis(5 * MINUTE);
+            let mark = Mark {
+                stream: crate::id::StreamId([stream; 16]),
+                ..world.mark(1)
+            };
+            world.must(world.write(1, mark));
+        }
+    }
+    (world, left[0], left[1])
+}
+
+/// Orders a grant of registry 1, v1, up to this target.
+#[track_caller]
+fn past(world: &mut World, epochs: &str, target: Target, expect: Result<(), (Rule, &str)>) {
+    let grant = read(world);
+    let change = |order: &mut Order| {
+        grant(order);
+        order.version = VersionPick::Exactly(VersionNo(1));
+        order.target = Some(target);
+    };
+    asked(world, epochs, change, expect);
+}
+
+#[test]
+fn a_point_in_time_opens_the_epochs_up_to_it_and_no_later_one() {
+    let (_, two, three) = long();
+    let margin = crate::order::CLOCK_MARGIN;
+    let lsn = |at: u64| Target::Lsn(crate::id::Lsn(0x200_0000 + at));
+    let before = |time: Time, by: u64| Target::Time(Time::from_millis(time.millis() - by).unwrap());
+    for (target, should) in [
+        (lsn(0), "1-2"),
+        (lsn(0x2ff), "1-2"),
+        // What starts there is in the next epoch.
+        (lsn(0x300), "1-3"),
+        (lsn(0x4ff), "1-3"),
+        (lsn(0x500), "1-4"),
+        (lsn(0x9999_9999), "1-4"),
+        (before(two, margin), "1-2"),
+        (before(two, margin - 1), "1-3"),
+        (before(three, margin), "1-3"),
+        (before(three, margin - 1), "1-4"),
+        (before(three, 0), "1-4"),
+    ] {
+        for epochs in ["1-1", "1-2", "1-3", "1-4"] {
+            let (mut world, ..) = long();
+            let why = format!("takes the epochs {should}, no more and no fewer");
+            let expect = if epochs == should {
+                Ok(())
+            } else {
+                Err((Rule::Scope, why.as_str()))
+            };
+            past(&mut world, epochs, target, expect);
+        }
+    }
+}
+
+#[test]
+fn what_is_logged_after_an_order_was_written_does_not_change_what_it_opens() {
+    for (of_early, epochs) in [(true, "1-3"), (false, "1-2")] {
+        let mut world = World::lived();
+        world.must(world.write(1, world.epoch(1)));
+        // Epoch 2 goes on, and epoch 3 is logged and not marked: nobody can say that the point is not in it.
+        let (early, at) = (world.state.head(), world.now);
+        world.now = at.plus_millis(20 * MINUTE);
+        let goes_on = Mark {
+            epoch: crate::id::EpochNo(2),
+            ..world.mark(1)
+        };
+        world.must(world.write(1, goes_on));
+        let next = Mark {
+            stream: crate::id::StreamId([8; 16]),
+            ..world.mark(1)
+        };
+        world.must(world.write(1, next));
+        world.must(world.write(1, world.epoch(1)));
+        let head = if of_early { early } else { world.state.head() };
+        let grant = read(&mut world);
+        let then = |order: &mut Order| {
+            grant(order);
+            (order.log_head, order.target) = (head, Some(Target::Time(at)));
+            order.version = VersionPick::Exactly(VersionNo(1));
+        };
+        asked(&mut world, epochs, then, Ok(()));
+    }
+}
+
+#[test]
+fn a_point_in_time_is_of_one_version_that_leads_there() {
+    let (mut world, at, _) = long();
+    past(
+        &mut world,
+        "1-4",
+        Target::Lsn(crate::id::Lsn(0x1ff_ffff)),
+        Err((
+            Rule::Scope,
+            "is consistent from 0/2000000 on, after 0/1FFFFFF: order an earlier version",
+        )),
+    );
+    let grant = read(&mut world);
+    let latest = |order: &mut Order| {
+        grant(order);
+        order.target = Some(Target::Time(at));
+    };
+    asked(
+        &mut world,
+        "1-2",
+        latest,
+        Err((Rule::Shape, "reached from one version")),
+    );
+    let files = Commit {
+        timeline: None,
+        wal: None,
+        stream: None,
+        ..world.commit(1)
+    };
+    world.must(world.write(1, files));
+    let grant = read(&mut world);
+    let tree = |order: &mut Order| {
+        grant(order);
+        (order.version, order.target) =
+            (VersionPick::Exactly(VersionNo(2)), Some(Target::Time(at)));
+    };
+    asked(
+        &mut world,
+        "1-4",
+        tree,
+        Err((Rule::Scope, "has no log that leads to a point in time")),
+    );
+
+    // Which version an order is written for.
+    let (mut world, at, _) = long();
+    let wal = |start, stop| {
+        let (start, stop) = (crate::id::Lsn(start), crate::id::Lsn(stop));
+        Some(crate::statement::WalRange { start, stop })
+    };
+    let second = Commit {
+        wal: wal(0x200_0400, 0x200_0480),
+        ..world.commit(1)
+    };
+    let logged = world.now;
+    world.must(world.write(1, second));
+    world.must(world.write(1, world.commit(1)));
+    let one = world.state.registry(registry(1)).unwrap();
+    let size = world.state.size();
+    let found = |target, size| one.version_for(target, size).map(|v| v.commit.version.0);
+    let lsn = |at| Target::Lsn(crate::id::Lsn(at));
+    assert_eq!(found(lsn(0x1ff_ffff), size), None);
+    assert_eq!(found(lsn(0x200_0480), size), Some(3));
+    assert_eq!(found(lsn(0x200_0480), size - 1), Some(2));
+    assert_eq!(found(lsn(0x200_047f), size - 1), Some(1));
+    let clear = logged.plus_millis(crate::order::CLOCK_MARGIN + 5_000);
+    assert_eq!(found(Target::Time(clear), size), Some(3));
+    assert_eq!(found(Target::Time(logged), size), Some(1));
+    assert_eq!(found(Target::Time(at), size), Some(1));
+    let begun = one.versions[0].commit.captured;
+    assert_eq!(found(Target::Time(begun), size), Some(1));
+    assert_eq!(
+        found(
+            Target::Time(Time::from_millis(begun.millis() - 1).unwrap()),
+            size
+        ),
+        None
+    );
+}
