@@ -1,8 +1,9 @@
-//! The drivers against real registries: PostgreSQL 15 clusters of our own, and real file systems.
+//! The drivers against real registries: PostgreSQL clusters of our own, 15 to 18, and real file systems.
 //! Sink, WAL sink and restorer are plain ones in memory, so that what is tested is the driver alone.
 
 mod base;
 mod cluster;
+mod matrix;
 mod memory;
 mod point;
 mod probe;
@@ -13,3 +14,4 @@ mod spaces;
 mod stream;
 mod timeline;
 mod tree;
+mod versions;

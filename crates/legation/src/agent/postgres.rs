@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use legation_core::id::{Lsn, StreamId, Timeline};
 use legation_core::source::Sink;
-use legation_core::statement::{Cause, WalRange};
+use legation_core::statement::{BaseWal, Cause, WalRange};
 use legation_registry::postgres::{
     self as driver, BaseOptions, ConnectConfig, Reread, SlotPosition, SlotState, WalEnd, WalOptions,
 };
@@ -462,6 +462,11 @@ impl Postgres {
                     report.facts.segment_start(wal.start),
                     wal.stop,
                 );
+                // It lies with the host in clear: without it nobody could say what must be installed before a key is out.
+                let wal = BaseWal {
+                    range: wal,
+                    server: u16::try_from(report.facts.major).ok(),
+                };
                 Ok(Taken {
                     wal: Some((report.facts.timeline, wal, current.stream)),
                     epochs,
