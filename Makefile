@@ -1,5 +1,5 @@
-# For people: `make demo` and `make test`. For everything else there is cargo.
-.PHONY: demo test
+# For people: `make demo`, `make test` and, for a night, `make test-long`. For everything else there is cargo.
+.PHONY: demo test test-long
 .SILENT:
 
 target := $(or $(CARGO_TARGET_DIR),target)
@@ -16,3 +16,8 @@ demo:
 test:
 	.ci/need servers
 	.ci/test
+
+# Many seeds of what `make test` does with a few. SEEDS=100 for more of them; SEED=7 for one alone.
+test-long:
+	.ci/need servers
+	$(if $(SEEDS),LEGATION_SEEDS=$(SEEDS)) $(if $(SEED),LEGATION_SEED=$(SEED)) .ci/test long
