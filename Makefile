@@ -1,5 +1,5 @@
-# For people: `make demo`, `make test`, `make sim` and `make fuzz`. For everything else there is cargo.
-.PHONY: demo test sim fuzz deny
+# For people: `make demo` and `make test`; `make test-long`, `make sim` and `make fuzz` for a night. For everything else there is cargo.
+.PHONY: demo test test-long sim fuzz deny
 .SILENT:
 
 target := $(or $(CARGO_TARGET_DIR),target)
@@ -18,8 +18,13 @@ fuzz:
 	SECONDS_EACH=$(or $(SECONDS),10) TARGET=$(TARGET) .ci/fuzz
 
 test:
-	.ci/need
+	.ci/need servers
 	.ci/test
+
+# Many seeds of what `make test` does with a few. SEEDS=100 for more of them; SEED=7 for one alone.
+test-long:
+	.ci/need servers
+	$(if $(SEEDS),LEGATION_SEEDS=$(SEEDS)) $(if $(SEED),LEGATION_SEED=$(SEED)) .ci/test long
 
 # SEEDS=100000 simulates so many worlds, FROM=1000 begins there; SEED=17 shows one, event by event; ARGS="--unattended" and
 # the like go to the program (docs/simulation.md).

@@ -347,10 +347,13 @@ impl World {
                 plain: 880,
             },
             timeline: Some(Timeline(1)),
-            wal: Some(WalRange {
-                start: Lsn(0x100_0000),
-                stop: Lsn(0x200_0000),
-            }),
+            wal: Some(
+                WalRange {
+                    start: Lsn(0x100_0000),
+                    stop: Lsn(0x200_0000),
+                }
+                .into(),
+            ),
             stream: Some(StreamId([7; 16])),
             captured: self.now,
         }

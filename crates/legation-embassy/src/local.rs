@@ -82,7 +82,14 @@ impl LocalEmbassy {
         let (site, log) = Site::open(state, (id, founding), store, reserve, label, &keys, limits)?;
         let journals = Arc::new(Journals::open_here(site.clone())?);
         let ready = Arc::new(AtomicBool::new(true));
-        let mut writer = Writer::new(site.clone(), journals.clone(), log, keys, ready.clone());
+        let mut writer = Writer::new(
+            site.clone(),
+            journals.clone(),
+            log,
+            keys,
+            ready.clone(),
+            Arc::default(),
+        );
         writer.pay_fences();
         let hosted = Hosted {
             site,

@@ -91,6 +91,7 @@ impl Sequencer {
             queue: mpsc::sync_channel(1).0,
             wait: Duration::ZERO,
             ready,
+            refused: Arc::default(),
             thread: Mutex::new(None),
         }
     }

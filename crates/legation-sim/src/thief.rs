@@ -232,6 +232,7 @@ impl World {
             term,
             timeline,
             wal,
+            version: None,
             cause: Cause::StandbyRemoved,
             at,
         };

@@ -18,6 +18,7 @@ pub mod process;
 pub mod reckon;
 pub mod rng;
 pub mod search;
+pub mod servers;
 pub mod story;
 pub mod svg;
 pub mod words;

@@ -32,15 +32,14 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Finds PostgreSQL 15, and user `postgres` when we are root, as whom the server refuses to run.
+    /// PostgreSQL 15; see [`Programs::of`].
     pub fn find() -> Result<Self> {
-        let bin = PathBuf::from("/usr/lib/postgresql/15/bin");
-        if !bin.join("initdb").exists() {
-            return failed(format!(
-                "no PostgreSQL 15 in {}: apt-get install postgresql-15",
-                bin.display()
-            ));
-        }
+        Self::of(15)
+    }
+
+    /// Finds a major release, and user `postgres` when we are root, as whom the server refuses to run.
+    pub fn of(major: u32) -> Result<Self> {
+        let bin = crate::servers::bin(major)?;
         let run_as = if rustix::process::geteuid().is_root() {
             Some(account("postgres")?)
         } else {

@@ -170,7 +170,7 @@ impl State {
             Fields,
             "a version has at least one pack: the one with its manifest"
         );
-        check_wal(it.timeline, it.wal.as_ref())?;
+        check_wal(it.timeline, it.wal.as_deref())?;
         hold!(
             it.stream.is_none() || it.wal.is_some(),
             Fields,

@@ -271,7 +271,7 @@ kinds! {
         /// The PostgreSQL timeline.
         timeline: Option<Timeline>,
         /// The write-ahead log that makes it consistent.
-        wal: Option<WalRange>,
+        wal: Option<BaseWal>,
         /// The stream whose journal continues it.
         stream: Option<StreamId>,
         /// When its capture began, by the agent's clock.

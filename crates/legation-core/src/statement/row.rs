@@ -1,6 +1,6 @@
 //! Values of several words on one line: officers, keys, scopes, ranges.
 
-use super::field::row;
+use super::field::{Field, row};
 use super::value::{Base64, EpochSet, Keep, Line, Name};
 use super::word::{Act, Territory, Tier};
 use crate::id::{Digest, EpochNo, Generation, Lsn, RegistryId, Sha256, Term};
@@ -164,6 +164,55 @@ row! {
         stop: Lsn;
     }
 }
+/// `0/1000000 0/2000000 16`: the log that makes a version of a database consistent, and of which major release its server
+/// is. Who will start it learns from the statement, before any key is released, what must be installed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BaseWal {
+    /// The range.
+    pub range: WalRange,
+    /// The major release; none in what was written before it was told.
+    pub server: Option<u16>,
+}
+
+impl std::ops::Deref for BaseWal {
+    type Target = WalRange;
+    fn deref(&self) -> &WalRange {
+        &self.range
+    }
+}
+
+impl From<WalRange> for BaseWal {
+    fn from(range: WalRange) -> Self {
+        Self {
+            range,
+            server: None,
+        }
+    }
+}
+
+impl Field for BaseWal {
+    fn want() -> String {
+        "two positions, the first not after the second, and the server's major release".to_owned()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        if let Some(range) = WalRange::read(text) {
+            return Some(range.into());
+        }
+        let (range, server) = text.rsplit_once(' ')?;
+        Some(Self {
+            range: WalRange::read(range)?,
+            server: Some(u16::read(server)?),
+        })
+    }
+
+    fn write(&self) -> String {
+        let range = self.range.write();
+        self.server
+            .map_or_else(|| range.clone(), |server| format!("{range} {server}"))
+    }
+}
+
 row! {
     /// Where the root of the manifest lies: epoch, pack sequence, frame, offset, sealed bytes, plain bytes.
     RootRow("six numbers: epoch, pack, frame, offset, sealed bytes, plain bytes") {

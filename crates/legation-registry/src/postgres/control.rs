@@ -6,10 +6,9 @@ use legation_core::id::{Lsn, Timeline};
 use super::crc32c::Crc32c;
 use crate::{Error, Result};
 
-/// `PG_CONTROL_VERSION` of PostgreSQL 13 to 17.
-const VERSION_1300: u32 = 1300;
-/// Where the CRC lies in version 1300.
-const CRC_1300: usize = 288;
+/// Each `PG_CONTROL_VERSION` with where its CRC lies: that of PostgreSQL 13 to 16, of 17, and of 18, which has the
+/// signedness of `char` before the last field. What is read here lies at the same place in all.
+const VERSIONS: [(u32, usize); 3] = [(1300, 288), (1700, 288), (1800, 292)];
 
 /// What a data directory says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,13 +57,14 @@ impl ControlFile {
             Ok(u64::from(u32_at(at)?) | u64::from(u32_at(at + 4)?) << 32)
         };
         let version = u32_at(8)?;
-        if version != VERSION_1300 {
-            return Err(bad(&format!(
-                "is of version {version}; this build reads {VERSION_1300} (PostgreSQL 13 to 17)"
-            )));
-        }
-        let body = bytes.get(..CRC_1300).ok_or_else(|| bad("is too short"))?;
-        if Crc32c::of(body) != u32_at(CRC_1300)? {
+        let known = VERSIONS.iter().find(|(known, _)| *known == version);
+        let (_, crc) = known.ok_or_else(|| {
+            bad(&format!(
+                "is of version {version}; this build reads 1300, 1700 and 1800 (PostgreSQL 15 to 18)"
+            ))
+        })?;
+        let body = bytes.get(..*crc).ok_or_else(|| bad("is too short"))?;
+        if Crc32c::of(body) != u32_at(*crc)? {
             return Err(bad("fails its own checksum: the data directory is damaged"));
         }
         Ok(ControlFile {

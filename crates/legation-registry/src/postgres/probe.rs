@@ -12,7 +12,7 @@ use super::url::{ConnectConfig, Host};
 use crate::{Error, Result};
 
 /// The oldest and the newest release that this build captures.
-pub const SUPPORTED: std::ops::RangeInclusive<u32> = 15..=15;
+pub const SUPPORTED: std::ops::RangeInclusive<u32> = 15..=18;
 /// One connection streams WAL, one takes the base.
 const SENDERS_NEEDED: i64 = 2;
 /// Settings that change what stored data mean to an application, and nothing else; they travel with the version.

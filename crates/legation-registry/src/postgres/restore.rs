@@ -250,7 +250,14 @@ pub fn prepare(
     let (carried, notes) = carried(&plan.facts);
     write_new(
         &data_dir.join("postgresql.conf"),
-        configuration(data_dir, &carried, serve, &control, switches.last())?.as_bytes(),
+        configuration(
+            data_dir,
+            &carried,
+            serve,
+            &control,
+            (plan.facts.major, switches.last()),
+        )?
+        .as_bytes(),
     )?;
     write_new(
         &data_dir.join("postgresql.auto.conf"),
@@ -495,7 +502,7 @@ fn configuration(
     carried: &[(&'static str, String)],
     serve: &Serve,
     control: &ControlFile,
-    last: Option<&Switch>,
+    (major, last): (u32, Option<&Switch>),
 ) -> Result<String> {
     let on = |b: bool| if b { "on" } else { "off" }.to_owned();
     let path = |p: &Path| {
@@ -580,6 +587,10 @@ fn configuration(
         ("log_line_prefix", "%m [%p] ".into()),
         ("lc_messages", "C".into()),
     ];
+    if major >= 18 {
+        // Not io_uring: its requests could not be served by a file system that fetches what is read.
+        settings.push(("io_method", "worker".into()));
+    }
     settings.extend(carried.iter().cloned());
     let mut text = String::from(
         "# Written by Legation. The captured file is postgresql.conf.captured and is not read.\n",

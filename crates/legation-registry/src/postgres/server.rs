@@ -31,6 +31,8 @@ const IMMEDIATE_STOP: Duration = Duration::from_secs(10);
 const RELOAD: Duration = Duration::from_secs(30);
 /// For our own sessions: what a database or a role loads at home may be missing here, and every session would fail.
 const OPTIONS: &str = "-c session_preload_libraries= -c local_preload_libraries=";
+/// The same for triggers that act on every login, which 17 and later know.
+const NO_TRIGGERS: (u32, &str) = (17, " -c event_triggers=off");
 /// How much of the log's end is searched for the reason of a failed start.
 const LOG_TAIL: u64 = 64 << 10;
 
@@ -121,6 +123,24 @@ impl Binaries {
                     format!("install it, for example: apt install postgresql-{major}"),
                 )
             })
+    }
+
+    /// The programs in a directory of one's own choice, which must be of that major release.
+    ///
+    /// # Errors
+    /// When they are not.
+    pub fn at(dir: PathBuf, major: u32) -> Result<Self> {
+        let found = Binaries { dir };
+        if found.major() == Some(major) {
+            return Ok(found);
+        }
+        Err(Error::refused(
+            format!(
+                "{} holds no server of PostgreSQL {major}",
+                found.dir.display()
+            ),
+            format!("install it, for example: apt install postgresql-{major}"),
+        ))
     }
 
     /// The path of one program.
@@ -218,7 +238,7 @@ impl Server {
     pub fn start(data_dir: &Path, plan: &Plan, serve: &Serve, binaries: &Binaries) -> Result<Self> {
         RunAs::check(serve.run_as.as_ref())?;
         if data_dir.join("recovery.signal").is_file() {
-            let changed = super::spaces::keep_inside(data_dir, plan, binaries)?;
+            let changed = super::spaces::keep_inside(data_dir, plan)?;
             if changed > 0 {
                 tracing::info!(
                     changed,
@@ -262,7 +282,11 @@ impl Server {
             password: None,
             application_name: "legation".into(),
             connect_timeout: Duration::from_secs(10),
-            options: OPTIONS.into(),
+            options: if plan.facts.major >= NO_TRIGGERS.0 {
+                format!("{OPTIONS}{}", NO_TRIGGERS.1)
+            } else {
+                OPTIONS.into()
+            },
             tls: Default::default(),
         };
         Ok(Server {

@@ -4,17 +4,17 @@
 //! PostgreSQL 15 and later know tablespaces without a path of their own ("in place"). A record that creates one at a path
 //! is turned into one that creates it in place: the path becomes empty, and the record's checksum is made anew.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use legation_core::id::{Lsn, Timeline};
 
 use super::crc32c::Crc32c;
+use super::record::{Broken, Decoder, Record, Source};
 use super::restore::Plan;
-use super::server::Binaries;
 use super::walfile::{segment_name, segment_start};
 use crate::error::Context;
 use crate::{Error, Result};
@@ -30,6 +30,10 @@ const RECORD_CRC: usize = 20;
 const RECORD_RMGR: usize = 17;
 /// `RM_TBLSPC_ID`.
 const TABLESPACE_RMGR: u8 = 5;
+/// `XLOG_TBLSPC_CREATE`.
+const CREATE: u8 = 0x00;
+/// How much of the log is read at once.
+const READ: usize = 1 << 20;
 /// `XLR_BLOCK_ID_DATA_SHORT` and `XLR_BLOCK_ID_DATA_LONG`: the main data, the last part of a record, follows.
 const DATA_SHORT: u8 = 255;
 const DATA_LONG: u8 = 254;
@@ -74,91 +78,96 @@ pub(super) fn forget_links(data_dir: &Path) -> Result<()> {
 
 /// Makes the log create its tablespaces in place. Returns how many records were changed; those that are so already are
 /// left as they are.
-pub(super) fn keep_inside(data_dir: &Path, plan: &Plan, binaries: &Binaries) -> Result<usize> {
+pub(super) fn keep_inside(data_dir: &Path, plan: &Plan) -> Result<usize> {
     if plan.until <= plan.facts.start {
         return Ok(0);
     }
-    let wal = Wal {
-        dir: data_dir.join("pg_wal"),
-        segment: plan.facts.wal_segment_size.into(),
-    };
-    let mut changed = 0;
-    for (timeline, from) in wal.timelines(plan)? {
-        for at in creations(&wal.dir, timeline, from, binaries)? {
-            changed += usize::from(wal.without_path(timeline, at)?);
-        }
+    let wal = Wal::look(data_dir.join("pg_wal"), plan.facts.wal_segment_size.into())?;
+    let created = wal.creations(plan)?;
+    for at in &created {
+        wal.without_path(*at)?;
     }
-    Ok(changed)
-}
-
-/// Where the log creates tablespaces at a path: as the server's own reader of the log finds it, so that replay finds no
-/// other.
-fn creations(dir: &Path, timeline: Timeline, from: Lsn, binaries: &Binaries) -> Result<Vec<Lsn>> {
-    let program = binaries.program("pg_waldump");
-    let mut command = Command::new(&program);
-    command
-        .args(["--rmgr=Tablespace", "-p"])
-        .arg(dir)
-        .args(["-t", &timeline.to_string(), "-s", &from.to_string()])
-        .env_clear()
-        .env("LC_ALL", "C");
-    let output = match command.output() {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Error::refused(
-                format!("{} is not installed", program.display()),
-                "install all of the server's package: without it tablespaces in the log cannot be found before they are replayed",
-            ));
-        }
-        other => other.at(|| "run pg_waldump".into())?,
-    };
-    // It always ends with an error: the log ends somewhere.
-    let text = String::from_utf8_lossy(&output.stdout);
-    let creates = |line: &&str| line.contains("desc: CREATE ") && !line.ends_with("\"\"");
-    text.lines()
-        .filter(creates)
-        .map(|line| {
-            let lsn = line.split_once("lsn: ").and_then(|(_, rest)| {
-                let (lsn, _) = rest.split_once(',')?;
-                lsn.trim().parse().ok()
-            });
-            lsn.ok_or_else(|| Error::malformed("pg_waldump", format!("a line {line:?}")))
-        })
-        .collect()
+    Ok(created.len())
 }
 
 /// The log of a restored directory.
 struct Wal {
     dir: PathBuf,
     segment: u64,
+    /// Segments by number, each with the timelines that have it: a switch leaves one in several.
+    files: BTreeMap<u64, BTreeSet<Timeline>>,
 }
 
 impl Wal {
-    /// Each timeline whose files are here, and where its log is read from.
-    fn timelines(&self, plan: &Plan) -> Result<BTreeMap<Timeline, Lsn>> {
-        let mut found: BTreeMap<Timeline, Lsn> = BTreeMap::new();
-        let shown = || self.dir.display().to_string();
-        for entry in fs::read_dir(&self.dir).at(shown)? {
+    fn look(dir: PathBuf, segment: u64) -> Result<Self> {
+        let mut files: BTreeMap<u64, BTreeSet<Timeline>> = BTreeMap::new();
+        let shown = || dir.display().to_string();
+        for entry in fs::read_dir(&dir).at(shown)? {
             let name = entry.at(shown)?.file_name();
             let Some(name) = name.to_str() else { continue };
             let timeline = name.get(..8).and_then(|t| u32::from_str_radix(t, 16).ok());
-            let (Some(timeline), Some(first)) = (timeline, segment_start(name, self.segment))
-            else {
-                continue;
-            };
-            let first = match Timeline(timeline) {
-                own if own == plan.facts.timeline => plan.facts.start,
-                _ => first,
-            };
-            found
-                .entry(Timeline(timeline))
-                .and_modify(|known| *known = first.min(*known))
-                .or_insert(first);
+            if let (Some(timeline), Some(first)) = (timeline, segment_start(name, segment)) {
+                let of_number = files.entry(first.0 / segment).or_default();
+                of_number.insert(Timeline(timeline));
+            }
         }
-        Ok(found)
+        Ok(Wal {
+            dir,
+            segment,
+            files,
+        })
     }
 
-    /// Empties the path of the record at `at`; says whether it was of any.
-    fn without_path(&self, timeline: Timeline, at: Lsn) -> Result<bool> {
+    /// Where the log creates tablespaces at a path, by the rules by which replay reads it. What ends the log ends this
+    /// too: replay goes no further.
+    fn creations(&self, plan: &Plan) -> Result<Vec<Lsn>> {
+        let source = Source {
+            system_id: plan.facts.system_id,
+            major: plan.facts.major,
+            segment_size: plan.facts.wal_segment_size,
+        };
+        let unknown = |e: Broken| Error::malformed("kept WAL", e.to_string());
+        let mut log = Decoder::new(source, plan.facts.start).map_err(unknown)?;
+        let mut created = Vec::new();
+        let mut part = vec![0; READ];
+        for number in plan.facts.start.0 / self.segment.. {
+            let Some((path, mut file)) = self.newest(number)? else {
+                return Ok(created);
+            };
+            let mut at = number * self.segment;
+            loop {
+                let read = file.read(&mut part).at(|| path.display().to_string())?;
+                if read == 0 {
+                    break;
+                }
+                if log.push(Lsn(at), &part[..read]).is_err() {
+                    return Ok(created);
+                }
+                at += read as u64;
+                loop {
+                    match log.poll() {
+                        Ok(Some(record)) if is_creation(&record) => created.push(record.start),
+                        Ok(Some(_)) => {}
+                        Ok(None) => break,
+                        Err(_) => return Ok(created),
+                    }
+                }
+            }
+        }
+        Ok(created)
+    }
+
+    /// The file from which replay reads a segment: of those that have it, the one of the latest timeline.
+    fn newest(&self, number: u64) -> Result<Option<(PathBuf, File)>> {
+        let timeline = self.files.get(&number).and_then(BTreeSet::last);
+        let Some(timeline) = timeline else {
+            return Ok(None);
+        };
+        self.open(*timeline, number).map(Some)
+    }
+
+    /// Empties the path of the record at `at`.
+    fn without_path(&self, at: Lsn) -> Result<()> {
         let mut places = Places {
             next: at.0,
             segment: self.segment,
@@ -167,7 +176,7 @@ impl Wal {
             let at: Vec<u64> = places.by_ref().take(count).collect();
             let bytes = at
                 .iter()
-                .map(|place| self.byte(timeline, *place))
+                .map(|place| self.byte(*place))
                 .collect::<Result<_>>()?;
             Ok((at, bytes))
         };
@@ -195,40 +204,61 @@ impl Wal {
                 "a record that creates a tablespace has no path",
             ));
         };
-        if record[path.start] == 0 {
-            return Ok(false);
-        }
         record[path].fill(0);
         let checked = crc(&record);
         record[RECORD_CRC..RECORD_HEADER].copy_from_slice(&checked);
+        let own = at.first().and_then(|place| self.timelines(*place).last());
+        let own = own.copied().unwrap_or(Timeline(0));
+        // Where the log goes on in a later timeline within a segment, the end of the record lies in the files of both.
+        let later = |place: u64| self.timelines(place).range(own..);
         for (place, byte) in at.iter().zip(&record) {
-            let (path, file) = self.open(timeline, *place)?;
-            file.write_all_at(&[*byte], place % self.segment)
-                .at(|| path.display().to_string())?;
+            for timeline in later(*place) {
+                let (path, file) = self.open(*timeline, place / self.segment)?;
+                file.write_all_at(&[*byte], place % self.segment)
+                    .at(|| path.display().to_string())?;
+            }
         }
         for place in [at.first(), at.last()].into_iter().flatten() {
-            let (path, file) = self.open(timeline, *place)?;
-            file.sync_all().at(|| path.display().to_string())?;
+            for timeline in later(*place) {
+                let (path, file) = self.open(*timeline, place / self.segment)?;
+                file.sync_all().at(|| path.display().to_string())?;
+            }
         }
-        Ok(true)
+        Ok(())
     }
 
-    fn byte(&self, timeline: Timeline, place: u64) -> Result<u8> {
-        let (path, file) = self.open(timeline, place)?;
+    /// The timelines that have the segment of this place.
+    fn timelines(&self, place: u64) -> &BTreeSet<Timeline> {
+        const NONE: &BTreeSet<Timeline> = &BTreeSet::new();
+        self.files.get(&(place / self.segment)).unwrap_or(NONE)
+    }
+
+    fn byte(&self, place: u64) -> Result<u8> {
         let mut byte = [0];
+        let (path, file) = self
+            .newest(place / self.segment)?
+            .ok_or_else(|| Error::malformed("kept WAL", "a record is not whole"))?;
         file.read_exact_at(&mut byte, place % self.segment)
             .at(|| path.display().to_string())?;
         Ok(byte[0])
     }
 
     /// A record has some hundred bytes, and such records are few: each byte is read by itself.
-    fn open(&self, timeline: Timeline, place: u64) -> Result<(PathBuf, File)> {
-        let name = segment_name(timeline, place / self.segment, self.segment);
-        let path = self.dir.join(name);
+    fn open(&self, timeline: Timeline, number: u64) -> Result<(PathBuf, File)> {
+        let path = self.dir.join(segment_name(timeline, number, self.segment));
         let file = OpenOptions::new().read(true).write(true).open(&path);
         file.at(|| path.display().to_string())
             .map(|file| (path, file))
     }
+}
+
+/// Whether a record creates a tablespace at a path.
+fn is_creation(record: &Record<'_>) -> bool {
+    record.manager == TABLESPACE_RMGR
+        && record.info & 0xf0 == CREATE
+        && record
+            .body()
+            .is_ok_and(|body| body.main.get(4).is_some_and(|first| *first != 0))
 }
 
 /// The places of a record's bytes: one after the other, without the headers of pages.

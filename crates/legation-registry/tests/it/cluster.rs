@@ -17,6 +17,7 @@ use legation_registry::postgres::{
 };
 use legation_registry::tree::TreeRestorer;
 use legation_registry::{Error, Result};
+use legation_world::servers;
 
 use crate::memory::{MemorySink, MemoryWal};
 
@@ -32,7 +33,12 @@ pub fn account() -> Option<RunAs> {
 }
 
 pub fn binaries() -> Binaries {
-    Binaries::find(15).unwrap()
+    binaries_of(15)
+}
+
+/// The programs of a major release.
+pub fn binaries_of(major: u32) -> Binaries {
+    Binaries::at(servers::bin(major).unwrap(), major).unwrap()
 }
 
 /// A scratch directory that the server's account can enter.
@@ -53,7 +59,12 @@ pub fn give(path: &Path) {
 
 /// Runs one of PostgreSQL's programs as its account.
 pub fn run(program: &str, args: &[&OsStr]) -> Output {
-    let mut command = Command::new(binaries().program(program));
+    run_of(15, program, args)
+}
+
+/// As [`run`], of another release.
+pub fn run_of(major: u32, program: &str, args: &[&OsStr]) -> Output {
+    let mut command = Command::new(binaries_of(major).program(program));
     command.args(args).env("LC_ALL", "C").current_dir("/tmp");
     if let Some(user) = account() {
         command.uid(user.uid).gid(user.gid);
@@ -62,7 +73,11 @@ pub fn run(program: &str, args: &[&OsStr]) -> Output {
 }
 
 pub fn run_ok(program: &str, args: &[&OsStr]) -> String {
-    let output = run(program, args);
+    run_ok_of(15, program, args)
+}
+
+pub fn run_ok_of(major: u32, program: &str, args: &[&OsStr]) -> String {
+    let output = run_of(major, program, args);
     assert!(
         output.status.success(),
         "{program}: {}",
@@ -78,16 +93,19 @@ fn free_port() -> u16 {
 pub struct Cluster {
     pub dir: tempfile::TempDir,
     pub port: u16,
+    pub major: u32,
 }
 
 impl Cluster {
     /// A running cluster with checksums and these settings.
     pub fn new(settings: &[(&str, &str)]) -> Self {
-        let dir = scratch();
-        let cluster = Cluster {
-            port: free_port(),
-            dir,
-        };
+        Self::of(15, &[], settings)
+    }
+
+    /// As [`Cluster::new`], of another release, with more arguments of `initdb`.
+    pub fn of(major: u32, initdb: &[&str], settings: &[(&str, &str)]) -> Self {
+        let mut cluster = Cluster::empty();
+        cluster.major = major;
         let data = cluster.data();
         let args = [
             "-D",
@@ -102,7 +120,8 @@ impl Cluster {
             "-E",
             "UTF8",
         ];
-        run_ok("initdb", &args.map(OsStr::new));
+        let args: Vec<_> = args.iter().chain(initdb).map(OsStr::new).collect();
+        run_ok_of(major, "initdb", &args);
         let mut text = format!(
             "\nport = {}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{}'\nfsync = off\n\
              max_wal_senders = 6\nmax_replication_slots = 6\nwal_keep_size = 64MB\nshared_buffers = 16MB\n",
@@ -127,6 +146,7 @@ impl Cluster {
         Cluster {
             dir: scratch(),
             port: free_port(),
+            major: 15,
         }
     }
 
@@ -155,7 +175,8 @@ impl Cluster {
     /// As [`Cluster::start`], with its configuration in this directory.
     pub fn start_with(&self, configuration: &Path) {
         let log = self.dir.path().join("log");
-        let output = run(
+        let output = run_of(
+            self.major,
             "pg_ctl",
             &[
                 "start".as_ref(),
@@ -172,7 +193,8 @@ impl Cluster {
 
     pub fn stop(&self, mode: &str) {
         let data = self.data();
-        run_ok(
+        run_ok_of(
+            self.major,
             "pg_ctl",
             &[
                 "stop".as_ref(),
@@ -243,7 +265,8 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         let data = self.data();
-        run(
+        run_of(
+            self.major,
             "pg_ctl",
             &[
                 "stop".as_ref(),
@@ -287,7 +310,7 @@ pub struct Restored {
     pub plan: Plan,
     pub data: PathBuf,
     /// Removed last.
-    _dir: tempfile::TempDir,
+    pub dir: tempfile::TempDir,
 }
 
 impl Restored {
@@ -336,13 +359,13 @@ pub fn restore_pieces(
     serve.fsync = false;
     serve.read_only = read_only;
     prepare(&data, &plan, &serve, &mut pieces.into_iter())?;
-    let mut server = Server::start(&data, &plan, &serve, &binaries())?;
+    let mut server = Server::start(&data, &plan, &serve, &binaries_of(plan.facts.major))?;
     server.wait_ready(Duration::from_secs(60), &mut |_| true)?;
     Ok(Restored {
         server,
         plan,
         data,
-        _dir: dir,
+        dir,
     })
 }
 

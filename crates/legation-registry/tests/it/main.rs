@@ -1,4 +1,4 @@
-//! The drivers against real registries: PostgreSQL 15 clusters of our own, and real file systems.
+//! The drivers against real registries: PostgreSQL clusters of our own, 15 to 18, and real file systems.
 //! Sink, WAL sink and restorer are plain ones in memory, so that what is tested is the driver alone.
 
 mod ask;
@@ -10,6 +10,7 @@ mod damage;
 mod image;
 mod loops;
 mod mariadb;
+mod matrix;
 mod memory;
 mod point;
 mod probe;
@@ -23,3 +24,4 @@ mod stream;
 mod timeline;
 mod tls;
 mod tree;
+mod versions;

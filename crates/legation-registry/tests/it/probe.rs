@@ -321,7 +321,8 @@ fn other_releases_are_refused_by_name() {
     for (version, expected) in [
         ("14.11 (Debian 14.11-1)", "upgrade it to PostgreSQL 15"),
         ("9.6.24", "upgrade it to PostgreSQL 15"),
-        ("18.1", "does not support yet"),
+        ("19.1", "does not support yet"),
+        ("19beta2", "does not support yet"),
         ("nonsense", "too old"),
     ] {
         let port = masquerade(cluster.port, version);

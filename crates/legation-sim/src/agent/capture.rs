@@ -122,9 +122,12 @@ impl Agent {
                 plain: finished.root.plain,
             },
             timeline: Some(MAIN_LINE),
-            wal: Some(WalRange {
-                start: end.end_lsn,
-                stop: end.end_lsn,
+            wal: Some(legation_core::statement::BaseWal {
+                range: WalRange {
+                    start: end.end_lsn,
+                    stop: end.end_lsn,
+                },
+                server: None,
             }),
             stream: Some(stream.id),
             captured: time,

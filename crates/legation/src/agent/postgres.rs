@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use legation_core::id::{Lsn, StreamId, Timeline};
 use legation_core::measure::{Answer, MAX_ANSWER, Outcome, plain};
 use legation_core::source::Sink;
-use legation_core::statement::{Cause, WalRange};
+use legation_core::statement::{BaseWal, Cause, WalRange};
 use legation_registry::postgres::ask::{Question, ask};
 use legation_registry::postgres::needs::Needs;
 use legation_registry::postgres::{
@@ -589,6 +589,11 @@ impl Postgres {
                     report.facts.segment_start(wal.start),
                     upto,
                 );
+                // It lies with the host in clear: without it nobody could say what must be installed before a key is out.
+                let wal = BaseWal {
+                    range: wal,
+                    server: u16::try_from(report.facts.major).ok(),
+                };
                 Ok(Taken {
                     wal: Some((report.facts.timeline, wal, current.stream)),
                     epochs,

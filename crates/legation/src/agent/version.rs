@@ -12,7 +12,7 @@ use legation_core::id::{EpochNo, RegistryId, StreamId, Timeline, VersionNo};
 use legation_core::manifest::{Entry, Incomplete};
 use legation_core::pack::SealedPack;
 use legation_core::source::{Sink, SourceError, SourceResult};
-use legation_core::statement::{self, Branch, Cause, EpochSet, Name, Packs, RootRow, WalRange};
+use legation_core::statement::{self, BaseWal, Branch, Cause, EpochSet, Name, Packs, RootRow};
 use legation_core::suite::SUITE;
 use legation_registry::tree::Stat;
 use legation_repo::edge;
@@ -76,7 +76,7 @@ pub struct Versions {
 #[derive(Debug, Default)]
 pub struct Taken {
     /// The log that makes it consistent: timeline, range, and the stream that holds it.
-    pub wal: Option<(Timeline, WalRange, StreamId)>,
+    pub wal: Option<(Timeline, BaseWal, StreamId)>,
     /// The epochs that this log was sealed under.
     pub epochs: BTreeSet<EpochNo>,
     /// How the files looked, for the next capture.

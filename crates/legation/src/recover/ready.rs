@@ -22,6 +22,9 @@ use crate::exit::{Code, Failure};
 /// What PostgreSQL writes beside its data while it replays and serves, at least.
 pub(super) const HEADROOM: u64 = 64 << 20;
 
+/// What a version is of that does not say it: before it was said nothing else was captured.
+const UNTOLD: u32 = 15;
+
 /// A registry of the order, as the log has it.
 #[derive(Debug)]
 pub struct Planned {
@@ -37,6 +40,13 @@ impl Planned {
     fn is_database(&self) -> bool {
         let version = self.version.as_ref();
         version.is_some_and(|(version, _)| version.commit.wal.is_some())
+    }
+
+    /// The major release of its server, as its commit says.
+    fn server(&self) -> Option<u32> {
+        let (version, _) = self.version.as_ref()?;
+        let wal = version.commit.wal.as_ref()?;
+        Some(wal.server.map_or(UNTOLD, u32::from))
     }
 
     /// The least that it takes in memory, as far as that shows from outside.
@@ -101,16 +111,29 @@ pub fn missing(planned: &[Planned], activation: &Activation, first_port: u16) ->
     let mut need = |result: Result<(), Failure>| all.extend(result.err());
     let databases = databases(planned);
     need(run_as(activation, databases).map(drop));
-    if databases > 0 {
-        for major in SUPPORTED {
-            need(Binaries::find(major).map(drop).map_err(Failure::from));
-        }
+    // Each release once, however many registries are of it.
+    let majors: BTreeSet<u32> = planned.iter().filter_map(Planned::server).collect();
+    for major in majors {
+        need(can_start(major));
     }
     for at in 0..databases {
         need(port(first_port, at).and_then(free));
     }
     need(room(planned, &activation.path));
     all
+}
+
+/// Whether a server of this major release is here and this build knows how to start it.
+fn can_start(major: u32) -> Result<(), Failure> {
+    if !SUPPORTED.contains(&major) {
+        return Err(Failure::failed(format!(
+            "a version is of PostgreSQL {major}; this build starts {} to {}",
+            SUPPORTED.start(),
+            SUPPORTED.end()
+        ))
+        .hint("use a release of Legation that names it"));
+    }
+    Binaries::find(major).map(drop).map_err(Failure::from)
 }
 
 /// Tells what would be started, and what is missing for it.

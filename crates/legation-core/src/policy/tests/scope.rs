@@ -339,7 +339,7 @@ fn a_point_in_time_is_of_one_version_that_leads_there() {
     let (mut world, at, _) = long();
     let wal = |start, stop| {
         let (start, stop) = (crate::id::Lsn(start), crate::id::Lsn(stop));
-        Some(crate::statement::WalRange { start, stop })
+        Some(crate::statement::WalRange { start, stop }.into())
     };
     let second = Commit {
         wal: wal(0x200_0400, 0x200_0480),

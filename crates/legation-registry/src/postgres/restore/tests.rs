@@ -108,7 +108,14 @@ fn only_inert_settings_are_carried() {
     serve.listen = "127.0.0.1".into();
     let (settings, notes) = carried(&plan.facts);
     assert!(notes.is_empty(), "{notes:?}");
-    let text = configuration(Path::new("/srv/it's"), &settings, &serve, &control(), None).unwrap();
+    let text = configuration(
+        Path::new("/srv/it's"),
+        &settings,
+        &serve,
+        &control(),
+        (15, None),
+    )
+    .unwrap();
     for line in [
         "TimeZone = 'Europe/Tallinn'",
         "search_path = 'a, ''b\\\\'''",

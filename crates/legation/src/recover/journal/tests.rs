@@ -221,10 +221,13 @@ fn version(start: u64, stop: u64) -> VersionState {
             plain: 84,
         },
         timeline: Some(Timeline(1)),
-        wal: Some(WalRange {
-            start: Lsn(start),
-            stop: Lsn(stop),
-        }),
+        wal: Some(
+            WalRange {
+                start: Lsn(start),
+                stop: Lsn(stop),
+            }
+            .into(),
+        ),
         stream: None,
         captured: Time::from_millis(0).unwrap(),
     };

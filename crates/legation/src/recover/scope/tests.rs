@@ -30,10 +30,13 @@ fn commit(beside: Option<u8>) -> Commit {
             plain: 84,
         },
         timeline: Some(Timeline(1)),
-        wal: Some(WalRange {
-            start: Lsn(SEGMENT + 100),
-            stop: Lsn(SEGMENT + 150),
-        }),
+        wal: Some(
+            WalRange {
+                start: Lsn(SEGMENT + 100),
+                stop: Lsn(SEGMENT + 150),
+            }
+            .into(),
+        ),
         stream: beside.map(id),
         captured: Time::from_millis(0).unwrap(),
     }
