@@ -1,5 +1,5 @@
 use legation_core::id::{RegistryId, StateId, VersionNo};
-use legation_core::statement::{Branch, EpochSet, Packs, RootRow, Time, WalRange};
+use legation_core::statement::{Branch, EpochSet, Packs, RootRow, Time, BaseWal, WalRange};
 
 use super::*;
 
@@ -128,9 +128,12 @@ fn a_promotion_is_gone_over_forwards_and_backwards() {
         ..commit(Some(2))
     };
     let mut before = commit(Some(1));
-    before.wal = Some(WalRange {
-        start: Lsn(SEGMENT + 10),
-        stop: Lsn(SEGMENT + 20),
+    before.wal = Some(BaseWal {
+        range: WalRange {
+            start: Lsn(SEGMENT + 10),
+            stop: Lsn(SEGMENT + 20),
+        },
+        server: None,
     });
     assert_eq!(numbers(&before, &all), [1, 2, 3, 4]);
     assert_eq!(numbers(&after, &all), [1, 2, 3, 4]);
