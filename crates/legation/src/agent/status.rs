@@ -105,6 +105,8 @@ pub struct RegistryStatus {
     pub versions_made: u64,
     /// What speaks against the newest version.
     pub flagged: Option<String>,
+    /// Captures of a source that is captured whole which failed since the process began.
+    pub failures: u64,
     /// What is wrong with the source or its capture.
     pub trouble: Option<String>,
     /// What was lost, until a version makes it good.
@@ -176,7 +178,9 @@ impl Board {
     /// # Errors
     /// When it cannot be written.
     pub fn publish(&self) -> Result<(), Failure> {
-        let text = serde_json::to_vec_pretty(&self.get())
+        // Held meanwhile: two writers would spoil each other's file.
+        let status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = serde_json::to_vec_pretty(&*status)
             .map_err(|error| Failure::failed(format!("cannot write the status: {error}")))?;
         let fresh = self.path.with_extension("json.new");
         std::fs::write(&fresh, text)?;

@@ -68,6 +68,8 @@ impl<D: Driver> Whole<D> {
             match taken.and_then(|request| self.capture(full(request))) {
                 Ok(()) => {
                     backoff.reset();
+                    // Whoever asked reads what came of it once the request is gone.
+                    self.publish();
                     Request::done(&self.versions.dir);
                     due = began + self.driver.every();
                     self.phase("waiting");
@@ -77,6 +79,7 @@ impl<D: Driver> Whole<D> {
                     tracing::error!(registry = %self.versions.registry, "{failure}");
                     self.versions.board.registry(&self.versions.name, |status| {
                         status.trouble = Some(failure.message.clone());
+                        status.failures += 1;
                     });
                     self.phase("failing");
                     stop.wait(backoff.pause());
@@ -120,6 +123,12 @@ impl<D: Driver> Whole<D> {
             status.incomplete = incomplete;
             status.trouble = None;
         });
+    }
+
+    fn publish(&self) {
+        if let Err(failure) = self.versions.board.publish() {
+            tracing::warn!("the status could not be written: {failure}");
+        }
     }
 
     fn phase(&self, phase: &str) {

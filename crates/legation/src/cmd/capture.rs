@@ -34,6 +34,8 @@ struct Made {
     newest: Option<u32>,
     /// What is wrong.
     trouble: Option<String>,
+    /// Captures that failed, of a source that counts them.
+    failures: Option<u64>,
     /// What of the newest version is not what the source held.
     incomplete: Option<String>,
     /// Bytes that the capture under way has read.
@@ -62,13 +64,16 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
                 versions: registry.versions_made,
                 newest: registry.version,
                 trouble: registry.trouble,
+                failures: (registry.source != "postgres").then_some(registry.failures),
                 incomplete: registry.incomplete,
                 read: registry.capturing,
                 before: registry.source_bytes,
             }))
     };
     let Some(Made {
-        versions: before, ..
+        versions: before,
+        failures: failed,
+        ..
     }) = made(&args.name)?
     else {
         return Err(
@@ -113,7 +118,10 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
                 );
                 return whole(now.incomplete);
             }
-            (_, _, Some(trouble)) if pending => {
+            // Not what went wrong before it was asked for.
+            (_, _, Some(trouble))
+                if pending && (now.failures.is_none() || now.failures > failed) =>
+            {
                 return Err(Failure::new(Code::SourceIncomplete, trouble));
             }
             (_, Some(version), None) if !pending && !args.full => {
