@@ -503,8 +503,8 @@ impl World {
                 continue;
             }
             let held = roots.remove(registry).unwrap_or_default();
-            let epochs: Vec<EpochNo> = held.keys().copied().collect();
-            self.audit.may_open(&order, *registry, &epochs)?;
+            let keys: Vec<EpochNo> = held.keys().copied().collect();
+            self.audit.may_open(&order, *registry, &keys)?;
             let Some(list) = self.audit.version_of(&ordered, *registry) else {
                 continue;
             };
@@ -521,12 +521,23 @@ impl World {
                     .find(|version| version.commit.packs.list == list)
             });
             let Some(version) = version else { continue };
-            match From::new(&state, held)?.files(self.founding, *registry, version) {
+            let fixed = fold.order(&order).and_then(|o| o.versions.get(registry));
+            if fixed != Some(&version.commit.version) {
+                let ours = version.commit.version;
+                return found(
+                    "quorum",
+                    format!("order {order} opens {fixed:?} of {registry}, and {ours} was ordered"),
+                );
+            }
+            let from = From::new(&state, held.clone())?;
+            match from.files(self.founding, *registry, version) {
                 Ok(files) => restore::same(&captured, &files)?,
                 Err(error) => {
                     return found("restore", format!("order {order}, {registry}: {error}"));
                 }
             }
+            // The log is replayed as far as the order's keys reach.
+            restore::replayed(&self.audit, &mut self.site, *registry, epochs, &held)?;
             opened += 1;
         }
         self.counts.activations += u64::from(opened > 0);

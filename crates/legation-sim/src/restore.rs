@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use legation_core::id::{EpochNo, RegistryId};
+use legation_core::id::{EpochNo, RegistryId, StreamId};
 use legation_core::journal::StreamOpener;
 use legation_core::keys::EpochRoot;
 use legation_core::manifest::Entry;
 use legation_core::policy::VersionState;
 use legation_core::slip;
 use legation_core::source::{Restorer, SourceResult};
+use legation_core::statement::EpochSet;
+use legation_embassy::local::LocalEmbassy;
 use legation_repo::check;
 use legation_repo::dir::DirStore;
 use legation_repo::http::wire::MAX_JOURNAL;
@@ -203,18 +205,7 @@ pub fn everything(founding: &Founding, audit: &Audit, site: &mut Site) -> Checke
         }
         let acks = audit.acks.iter().filter(|((r, _), _)| *r == registry);
         for ((_, stream), (last, chain)) in acks {
-            let read = site.with(|embassy| {
-                let mut frames = Vec::new();
-                while let Ok(run) =
-                    embassy.frames(registry, *stream, frames.len() as u64, MAX_JOURNAL)
-                {
-                    if run.is_empty() {
-                        break;
-                    }
-                    frames.extend(split(&run));
-                }
-                frames
-            });
+            let read = site.with(|embassy| all_frames(embassy, registry, *stream));
             if audit.ours.contains(&(registry, *stream)) {
                 compared.wal += wal(audit, &roots, read.as_deref().unwrap_or_default(), *last)?;
             }
@@ -247,6 +238,47 @@ pub fn scrub(founding: &Founding, site: &Site) -> Checked {
         }
         Err(error) => found("check", error.to_string()),
     }
+}
+
+/// What an activation replays: every acknowledged stream of home's whose epoch the order covers opens with the keys that
+/// were released for it, and is what the registry wrote.
+///
+/// # Errors
+/// When one does not.
+pub fn replayed(
+    audit: &Audit,
+    site: &mut Site,
+    registry: RegistryId,
+    scope: &EpochSet,
+    keys: &BTreeMap<EpochNo, EpochRoot>,
+) -> Checked<u64> {
+    let mut bytes = 0;
+    let acks = audit.acks.iter().filter(|((r, _), _)| *r == registry);
+    for ((_, stream), (last, _)) in acks {
+        if !audit.ours.contains(&(registry, *stream)) {
+            continue;
+        }
+        let read = site.with(|embassy| all_frames(embassy, registry, *stream));
+        let frames = read.unwrap_or_default();
+        let header = frames
+            .first()
+            .and_then(|first| crate::agent::first_of(first));
+        if header.is_some_and(|header| scope.contains(header.epoch)) {
+            bytes += wal(audit, keys, &frames, *last)?;
+        }
+    }
+    Ok(bytes)
+}
+
+fn all_frames(embassy: &LocalEmbassy, registry: RegistryId, stream: StreamId) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    while let Ok(run) = embassy.frames(registry, stream, frames.len() as u64, MAX_JOURNAL) {
+        if run.is_empty() {
+            break;
+        }
+        frames.extend(split(&run));
+    }
+    frames
 }
 
 /// Opens a stream up to its frame number `last`, and compares what home sealed in it. Frames that a thief appended are
