@@ -37,8 +37,8 @@ fn a_start_folds_what_is_new_and_believes_nothing_that_does_not_hold() {
     let other = world.store().join(world.two.state.to_string()).join("fold");
     let mut damaged = early.clone();
     damaged[100] ^= 1;
-    let mut next = 15;
-    for bytes in [Some(damaged), Some(Vec::new()), Some(early.clone()), None] {
+    let left = [Some(damaged), Some(Vec::new()), Some(early.clone()), None];
+    for (next, bytes) in (15u32..).zip(left) {
         world.stop();
         match bytes {
             Some(bytes) => fs::write(&kept, bytes).unwrap(),
@@ -47,9 +47,11 @@ fn a_start_folds_what_is_new_and_believes_nothing_that_does_not_hold() {
         fs::write(&other, &early).unwrap();
         world.start();
         log(&mut world, next..=next);
-        assert_eq!(world.desk().checkpoint().unwrap().size(), u64::from(next) + 1);
+        assert_eq!(
+            world.desk().checkpoint().unwrap().size(),
+            u64::from(next) + 1
+        );
         assert!(world.two().checkpoint().unwrap().size() >= 1);
-        next += 1;
     }
 }
 
@@ -73,7 +75,8 @@ fn what_an_embassy_measures_is_what_it_holds() {
         format!("legation_embassy_registry_epochs{{state=\"{one}\",registry=\"{LAND}\"}} 2"),
         format!("legation_embassy_state_open{{state=\"{one}\"}} 1"),
         format!("legation_embassy_statements_refused_total{{state=\"{one}\"}} 0"),
-        "legation_embassy_requests_total{method=\"PUT\",route=\"object\",code=\"201\"} 2".to_owned(),
+        "legation_embassy_requests_total{method=\"PUT\",route=\"object\",code=\"201\"} 2"
+            .to_owned(),
     ] {
         assert!(said.lines().any(|said| said == line), "no {line}\n{said}");
     }
