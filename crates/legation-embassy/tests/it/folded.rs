@@ -37,8 +37,8 @@ fn a_start_folds_what_is_new_and_believes_nothing_that_does_not_hold() {
     let other = world.store().join(world.two.state.to_string()).join("fold");
     let mut damaged = early.clone();
     damaged[100] ^= 1;
-    let mut next = 15;
-    for bytes in [Some(damaged), Some(Vec::new()), Some(early.clone()), None] {
+    let left = [Some(damaged), Some(Vec::new()), Some(early.clone()), None];
+    for (next, bytes) in (15u32..).zip(left) {
         world.stop();
         match bytes {
             Some(bytes) => fs::write(&kept, bytes).unwrap(),
@@ -52,7 +52,6 @@ fn a_start_folds_what_is_new_and_believes_nothing_that_does_not_hold() {
             u64::from(next) + 1
         );
         assert!(world.two().checkpoint().unwrap().size() >= 1);
-        next += 1;
     }
 }
 
