@@ -11,6 +11,7 @@ mod house;
 mod kills;
 mod refusals;
 mod release;
+mod releases;
 mod secrecy;
 mod shape;
 mod survive;
