@@ -116,9 +116,16 @@ impl World {
         let mut command = self.legation.command(args![
             "activate", "--order", order, "--config", config, "--json"
         ]);
+        // The embassy's machine has the release that home has.
+        let mut path = self.programs.bin().as_os_str().to_owned();
+        if let Some(rest) = std::env::var_os("PATH") {
+            path.push(":");
+            path.push(rest);
+        }
         command
             .current_dir(self.path("embassy"))
-            .env("HOME", self.path("embassy"));
+            .env("HOME", self.path("embassy"))
+            .env("PATH", path);
         let out = self.path("embassy/activate.log");
         Ok(Live {
             daemon: Daemon::start("legation activate", command, &out)?,

@@ -17,6 +17,7 @@ mod measured;
 mod point;
 mod refusals;
 mod release;
+mod releases;
 mod rest;
 mod secrecy;
 mod shape;

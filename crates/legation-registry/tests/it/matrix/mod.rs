@@ -19,7 +19,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use legation_registry::postgres::{Conn, Target};
+use legation_registry::postgres::{Conn, ConnectConfig, Target};
 use legation_world::rng::Rng;
 
 use crate::cluster::{Cluster, Restored, restore_pieces, run_of};
@@ -160,6 +160,7 @@ fn inside(ours: &Restored, of_ours: &Files, point: &Point, major: u32) {
     let log = std::fs::read_to_string(&log).unwrap_or_default();
     assert!(output.status.success(), "{log}");
     let config = ours.server.config();
+    wait_ready(config);
     assert_same(&check::digests(config), &point.digests, "the restored copy");
     assert_eq!(files(config).len(), of_ours.len());
     check::inside(config, major);
@@ -207,18 +208,21 @@ fn reference(home: &Home, point: &Point) -> Cluster {
     std::fs::write(&signal, b"").unwrap();
     crate::cluster::give(&signal);
     reference.start();
-    // It counts as started as soon as it replays; it takes connections when that is done.
+    wait_ready(&reference.config());
+    reference
+}
+
+/// Without hot standby `pg_ctl` takes a server for started as soon as it replays; it takes connections when that is done.
+fn wait_ready(config: &ConnectConfig) {
     let done = || {
-        let mut conn = Conn::sql(&reference.config()).ok()?;
+        let mut conn = Conn::sql(config).ok()?;
         conn.scalar("select not pg_is_in_recovery()").ok()?
     };
     let until = Instant::now() + Duration::from_secs(120);
     while done().as_deref() != Some("t") {
-        let log = || std::fs::read_to_string(reference.dir.path().join("log")).unwrap_or_default();
-        assert!(Instant::now() < until, "the reference: {}", log());
+        assert!(Instant::now() < until, "{config} does not get ready");
         std::thread::sleep(Duration::from_millis(50));
     }
-    reference
 }
 
 /// After its recovery was done once: what it was told of recovery is of no effect.

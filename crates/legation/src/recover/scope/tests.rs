@@ -1,5 +1,5 @@
 use legation_core::id::{RegistryId, StateId, VersionNo};
-use legation_core::statement::{Branch, EpochSet, Packs, RootRow, Time, BaseWal, WalRange};
+use legation_core::statement::{BaseWal, Branch, EpochSet, Packs, RootRow, Time, WalRange};
 
 use super::*;
 
