@@ -9,6 +9,8 @@ use crate::config::agent::{Agent, USUAL};
 use crate::ctx::Ctx;
 use crate::exit::{Code, Failure};
 
+/// An agent that is started again is away for less than this.
+const GONE_AFTER: Duration = Duration::from_secs(10);
 /// How often the agent's report is read.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -84,7 +86,15 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
     Request { full: args.full }.ask(&dir)?;
     let until = Instant::now() + Duration::from_secs(args.wait);
     let progress = ctx.out.progress(&args.name, "bytes", None);
+    let mut seen = Instant::now();
     while Instant::now() < until {
+        if runs(&layout) {
+            seen = Instant::now();
+        } else if seen.elapsed() > GONE_AFTER {
+            return Err(Failure::failed("no agent runs here").hint(
+                "start it: legation agent --config …; what was asked for is done then",
+            ));
+        }
         if ctx.stop.wait(LOOK) {
             return Err(Failure::new(
                 Code::Interrupted,
@@ -142,6 +152,14 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
         Code::ObjectiveMissed,
         format!("{} took longer than {} s", args.name, args.wait),
     ))
+}
+
+/// Whether an agent holds the spool.
+fn runs(layout: &Layout) -> bool {
+    use rustix::fs::{FlockOperation, flock};
+    // Given back at once, with the file: one that is just starting tries for a while.
+    std::fs::File::open(layout.lock())
+        .is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockShared).is_err())
 }
 
 /// What is kept is told first; what is not is an error, for a version with a hole must not pass for a good one.

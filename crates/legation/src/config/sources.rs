@@ -74,7 +74,10 @@ pub enum Format {
 
 /// Where the bytes of one moment come from.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "snapshot is \"reflink\", \"none\", or { create = [...], remove = [...], path = \"...\" }"
+)]
 pub enum Snapshot {
     /// A way that has a name.
     Named(Named),
