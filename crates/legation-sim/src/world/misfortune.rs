@@ -2,6 +2,10 @@
 
 use super::*;
 
+const DAY: i64 = 24 * 3_600_000;
+/// An embassy may have been off for less than this, in milliseconds: a clock that is further ahead is not believed.
+pub(super) const BELIEVED: i64 = 399 * DAY;
+
 impl World {
     /// Something goes wrong, or not.
     pub(super) fn misfortune(&mut self) -> Checked {
@@ -103,7 +107,6 @@ impl World {
     }
 
     pub(super) fn clock_jumps(&mut self) {
-        const DAY: i64 = 24 * 3_600_000;
         let jump = *self.dice.pick(&[1, 40, 400, 3_000, -1, -40, -400, -3_000]);
         self.site.off = match self.dice.roll(3) {
             0 => 0,

@@ -91,9 +91,8 @@ pub fn run(args: &Args, ctx: &Ctx) -> Result<(), Failure> {
         if runs(&layout) {
             seen = Instant::now();
         } else if seen.elapsed() > GONE_AFTER {
-            return Err(Failure::failed("no agent runs here").hint(
-                "start it: legation agent --config …; what was asked for is done then",
-            ));
+            return Err(Failure::failed("no agent runs here")
+                .hint("start it: legation agent --config …; what was asked for is done then"));
         }
         if ctx.stop.wait(LOOK) {
             return Err(Failure::new(
