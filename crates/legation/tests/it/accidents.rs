@@ -10,7 +10,7 @@ use legation_world::fixtures::Registry;
 use legation_world::pg::SUPERUSER;
 use legation_world::process::Daemon;
 use legation_world::world::World;
-use rustix::process::{Resource, Rlimit};
+use rustix::process::{Resource, Rlimit, Signal};
 
 use crate::survive::{LONG, alive, destroy_and_reckon, founded, live, verified};
 
@@ -186,10 +186,11 @@ fn an_embassy_that_is_rebooted_all_the_time_loses_nothing() {
 fn a_cloned_agent_spoils_nothing() {
     let mut world = alive(64, BOTH);
     let (agent, clone) = (world.path("home/agent"), world.path("home/clone"));
-    stock("cp", args!["-a", agent, clone], b"")
-        .expect("cp")
-        .ok()
-        .expect("a copy");
+    // A machine is copied as it is at one moment.
+    world.agents[0].signal(Signal::STOP);
+    let copied = stock("cp", args!["-a", agent, clone], b"").expect("cp");
+    world.agents[0].signal(Signal::CONT);
+    copied.ok().expect("a copy");
     // The clone has a database of its own to capture: none, so it captures the same one by the same slot.
     moving(&mut world);
     let mut command = world

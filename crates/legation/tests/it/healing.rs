@@ -320,11 +320,12 @@ fn a_promotion_is_followed_and_the_version_of_before_starts_with_all_of_it() {
     standby.take_over(&mut world, &old);
     world.start_agent().unwrap();
     until_status(&world, "the server is a standby");
-    promote(&world);
+    // Once it is promoted the agent makes one.
     assert_eq!(
         ask(&world, "select count(*)::text from pg_replication_slots"),
         "0"
     );
+    promote(&world);
     world.start_writers(1_000_000).unwrap();
     until(&world, "everything up to the promotion is abroad", || {
         let linked = streams(&world);

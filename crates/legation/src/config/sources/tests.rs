@@ -73,7 +73,7 @@ fn what_would_be_no_version_of_one_moment_is_refused() {
         ("argv = [\"\"]", "names no program"),
         ("argv = [\"a\"]\nname = \"../etc\"", "plain name"),
         ("argv = [\"a\"]\ntimeout = \"0s\"", "timeout"),
-        ("argv = \"a b\"", "argv"),
+        ("argv = \"a b\"", "expected a sequence"),
     ] {
         let why = command(rest).expect_err(rest);
         assert!(why.contains(says), "{rest}: {why}");
