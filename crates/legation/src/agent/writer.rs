@@ -123,17 +123,7 @@ impl Writer {
         version: VersionNo,
         cause: Cause,
     ) -> Result<Vec<u8>, Failure> {
-        self.sign(statement::Doubt {
-            state: self.state(),
-            mandate: self.mandate(),
-            registry,
-            term,
-            timeline: None,
-            wal: None,
-            version: Some(version),
-            cause,
-            at: now()?,
-        })
+        self.doubted((registry, term), Some(version), None, cause)
     }
 
     /// The signed text of a doubt: about which range, if that is known, and why.
@@ -147,6 +137,16 @@ impl Writer {
         range: Option<(Timeline, WalRange)>,
         cause: Cause,
     ) -> Result<Vec<u8>, Failure> {
+        self.doubted((registry, term), None, range, cause)
+    }
+
+    fn doubted(
+        &self,
+        (registry, term): (RegistryId, Term),
+        version: Option<VersionNo>,
+        range: Option<(Timeline, WalRange)>,
+        cause: Cause,
+    ) -> Result<Vec<u8>, Failure> {
         let (timeline, wal) = range.unzip();
         self.sign(statement::Doubt {
             state: self.state(),
@@ -155,7 +155,7 @@ impl Writer {
             term,
             timeline,
             wal,
-            version: None,
+            version,
             cause,
             at: now()?,
         })
